@@ -1,0 +1,3 @@
+from recsysml.cli import main
+
+main()

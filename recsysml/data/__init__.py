@@ -1,0 +1,12 @@
+"""Data sources, one file a family.
+
+`KINDS[kind]` is a module with `check(config) -> None` (cheap, torch-free: raises ConfigError/DataError with one line
+before a run directory exists) and `load(config) -> TokenData | ...`.
+"""
+
+KINDS = {
+    "python_text": "recsysml.data.python_text",
+    "text": "recsysml.data.text",
+    "hub_text": "recsysml.data.hub_text",
+    "interactions": "recsysml.data.interactions",
+}

@@ -1,0 +1,60 @@
+"""Files written whole or not at all, checksums, and where things lie. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write to a temporary neighbour, flush to disk, rename. A crash leaves the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON (no NaN), indented, written atomically."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Downloads and conversions: `$XDG_CACHE_HOME/recsysml`, else `~/.cache/recsysml`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "recsysml"
+
+
+def data_dir() -> Path | None:
+    """Where real data sets lie, only read: `$RECSYSML_DATA`, or None."""
+    value = os.environ.get("RECSYSML_DATA")
+    return Path(value).expanduser().resolve() if value else None
+
+
+def outputs_dir() -> Path:
+    """`$RECSYSML_OUTPUTS`, else `outputs/` under the working directory."""
+    return Path(os.environ.get("RECSYSML_OUTPUTS") or "outputs")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,17 @@
+"""Every config as a typed dataclass, importable without torch, so that a mistake is found in milliseconds.
+
+`SCHEMAS[group][kind]` names the dataclass of one kind. A YAML in `conf/<group>/` says its `kind` and lists every
+field; `docs/config.md` is made from these classes.
+"""
+
+SCHEMAS: dict[str, dict[str, str]] = {
+    "model": {"gpt": "recsysml.schemas.models:GPTConfig"},
+    "data": {
+        "python_text": "recsysml.schemas.data:PythonTextConfig",
+        "text": "recsysml.schemas.data:TextConfig",
+        "hub_text": "recsysml.schemas.data:HubTextConfig",
+        "interactions": "recsysml.schemas.data:InteractionsConfig",
+    },
+    "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
+    "eval": {"language": "recsysml.schemas.evals:LanguageEvalConfig"},
+}

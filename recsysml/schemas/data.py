@@ -1,0 +1,81 @@
+"""Config of every data kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass
+class _TextFields:
+    """What all token streams share."""
+
+    family: ClassVar[str] = "text"
+
+    # a label of the YAML: the data set's name in results.json
+    name: str = "text"
+    # bpe (trained on the training split, offline), gpt2 (tiktoken: its cache or the network), bytes
+    tokenizer: str = "bpe"
+    # size of a trained bpe vocabulary, the end-of-text token included
+    vocab_size: int = 4096
+    # shares of the text, by document (by position within a single document)
+    val_fraction: float = 0.05
+    test_fraction: float = 0.05
+
+
+@dataclass
+class PythonTextConfig(_TextFields):
+    """Text that every Python has: its documentation, or its source. Parsed, never imported."""
+
+    kind: str = "python_text"
+    # docs (the language reference and the standard library's docstrings) or source (the standard library's files)
+    part: str = "docs"
+
+
+@dataclass
+class TextConfig(_TextFields):
+    """Any text files: paths, folders, globs, .jsonl. tinyshakespeare and wikitext are this with known files."""
+
+    kind: str = "text"
+    # files, folders or globs; relative ones are looked for in the working directory, then in $RECSYSML_DATA
+    path: list[str] = field(default_factory=list)
+    # files with a split of their own; empty means that `val_fraction`/`test_fraction` cut it from `path`
+    val_path: list[str] = field(default_factory=list)
+    test_path: list[str] = field(default_factory=list)
+    # the field of a .jsonl line that holds the text
+    text_key: str = "text"
+    # where `recsysml data prepare` can fetch the file(s) from, and the sha256 expected of each
+    urls: dict[str, str] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class HubTextConfig(_TextFields):
+    """A text data set of the Hugging Face hub, streamed once into token shards, offline from then on."""
+
+    kind: str = "hub_text"
+    hub_name: str = "HuggingFaceFW/fineweb-edu"
+    hub_subset: str | None = "sample-10BT"
+    hub_split: str = "train"
+    text_key: str = "text"
+    # stop after so many tokens
+    max_tokens: int = 100_000_000
+    # tokens in one shard file
+    shard_tokens: int = 10_000_000
+
+
+@dataclass
+class InteractionsConfig:
+    """User-item events over time."""
+
+    family: ClassVar[str] = "interactions"
+
+    kind: str = "interactions"
+    name: str = "interactions"
+    # a RecBole .inter file, a CSV or a Parquet file
+    path: str | None = None
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    # time (global) or last_out (each user's last event)
+    split: str = "time"

@@ -1,0 +1,3 @@
+"""Trainers, one file each: `train(config: RunConfig, run: Run) -> None`."""
+
+KINDS = {"language": "recsysml.trainers.language:train"}
