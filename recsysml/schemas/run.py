@@ -66,7 +66,7 @@ class RunConfig:
     def validate(self) -> None:
         """Raise a ConfigError for a value of the root that cannot work."""
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
-            near = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            near = "cuda" if "gpu" in self.device else nearest(self.device, ("auto", "cpu", "cuda", "mps"))
             hint = f"Did you mean: {near}? " if near else ""
             raise ConfigError(f"device={self.device}: {hint}It is one of auto, cpu, cuda, cuda:N, mps.")
         one_of("progress", self.progress, ("auto", "always", "never"))
