@@ -153,8 +153,7 @@ def lines(what: str | None, config_dir: Path | None = None) -> list[str]:
         return blocks
     if what == "tasks":
         return task_names()
-    if what == "runs":
-        return run_lines()
+    assert what in GROUPS, "runs are a table of their own: recsysml.runs.table"
     found = choices(GROUPS[what], config_dir)
     width = max(map(len, found), default=0)
     return [f"{name:<{width}}  {description(file)}".rstrip() for name, file in found.items()]

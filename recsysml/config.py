@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from hydra.core.override_parser.types import Override
 
-__all__ = ["compose", "conf_dir", "from_dict", "hydra_at", "mistake", "parse", "prepare", "read_run"]
+__all__ = ["compose", "compose_with", "conf_dir", "from_dict", "from_hydra", "hydra_at", "mistake", "parse", "prepare", "read_run"]
 
 # what other programs call our keys
 OTHER_WORDS = {
@@ -42,17 +42,19 @@ OTHER_WORDS = {
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:
     """The typed, checked config of one run. Raises ConfigError, one line, for any mistake."""
+    with hydra_at(config_dir) as hydra:
+        return compose_with(hydra, prepare(hydra, overrides, config_dir), config_dir)
+
+
+def compose_with(hydra: Hydra, words: Sequence[str], config_dir: Path | None) -> RunConfig:
+    """`compose` with overrides that were prepared, for many configs of one Hydra."""
     from hydra.types import RunMode
 
-    with hydra_at(config_dir) as hydra:
-        words = prepare(hydra, overrides, config_dir)
-        try:
-            config = hydra.compose_config("config", words, RunMode.RUN)
-            return from_hydra(config, dict(config.hydra.runtime.choices), config_dir)
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise mistake(hydra, words, config_dir, error) from None
+    try:
+        config = hydra.compose_config("config", list(words), RunMode.RUN)
+    except Exception as error:
+        raise mistake(hydra, words, config_dir, error) from None
+    return from_hydra(config, config_dir)
 
 
 @contextmanager
@@ -175,6 +177,8 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
         return found
     except Exception as other:
         error = other
+    if any(text.startswith("hydra/launcher=joblib") for text in overrides) and "launcher/joblib" in str(error):
+        return ConfigError("hydra/launcher=joblib: it is not installed; pip install 'recsysml[parallel]'.")
     return ConfigError(" ".join(str(error).split()).partition(" Config search path:")[0] or type(error).__name__)
 
 
@@ -246,12 +250,18 @@ def _dicts(config: Any) -> list[str]:
 # --- from a tree to dataclasses
 
 
-def from_hydra(config: Any, choices: Mapping[str, Any], config_dir: Path | None = None) -> RunConfig:
-    """The second step, on what Hydra composed (with or without its own node)."""
+def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
+    """The second step, on what Hydra composed; inside one of Hydra's jobs its own node is already cut off."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    choices = config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices
     tree = {name: node for name, node in config.items_ex(resolve=False) if name != "hydra"}
-    plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {' '.join(str(error).split()).partition(' full_key:')[0]}.") from None
     assert isinstance(plain, dict)
     names = {group: str(choices[group]) for group in SCHEMAS if choices.get(group)}
     return from_dict({str(name): value for name, value in plain.items()}, names, config_dir)
