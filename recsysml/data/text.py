@@ -48,7 +48,9 @@ def check(config: TextConfig) -> None:
             expected = config.sha256.get(source.label)
             if expected and sha256(source.path) != expected:
                 mend = f"run `recsysml data prepare {config.name}`" if source.label in config.urls else "replace it"
-                raise DataError(f"{source.path} has a wrong checksum: delete it, then {mend}")
+                if not source.path.is_relative_to(cache_dir()):  # only our own download is written over
+                    mend = f"delete it, then {mend}"
+                raise DataError(f"{source.path} has a wrong checksum: {mend}")
 
 
 def load(config: TextConfig) -> TokenData:
