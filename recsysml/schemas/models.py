@@ -14,6 +14,8 @@ class GPTConfig:
     trainers: ClassVar[tuple[str, ...]] = ("language",)
 
     kind: str = "gpt"
+    # a label of the YAML: the model's name in results.json
+    name: str = "gpt2"
     # nano, micro, small (124M), medium, large, xl, or auto (small on a GPU, nano on a CPU)
     size: str = "auto"
     # null takes the size's own number; a number here overrides it
