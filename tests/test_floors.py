@@ -14,7 +14,7 @@ FLOORS = [
     {"losses"},
     {"metrics"},
     {"data", "models"},
-    {"results", "environment", "tracking", "plots", "runs"},
+    {"results", "environment", "rows", "runlog", "tracking", "plots", "runs"},
     {"engine"},
     {"evals"},
     {"trainers"},
