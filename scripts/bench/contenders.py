@@ -27,7 +27,9 @@ def batches(vocab_size: int, count: int = 8) -> list[tuple[Tensor, Tensor]]:
     return [(rows[:, :-1].contiguous(), rows[:, 1:].contiguous()) for rows in tokens]
 
 
-def step_of(loss: Loss, model: nn.Module, optimizers: list[torch.optim.Optimizer], vocab_size: int) -> Callable[[int], float]:
+def step_of(
+    loss: Loss, model: nn.Module, optimizers: list[torch.optim.Optimizer], vocab_size: int
+) -> Callable[[int], float]:
     data = batches(vocab_size)
 
     def step(i: int) -> float:
@@ -74,9 +76,10 @@ def transformers(vocab_size: int) -> Callable[[int], float]:
 
 def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
     """The project's model, optimiser, precision, determinism and compilation, with the trainer's defaults."""
-    from recsysml.engine import device, optim
     from recsysml.engine.compiling import compile_loss
     from recsysml.models.gpt import GPT
+
+    from recsysml.engine import device, optim
     from recsysml.schemas.models import GPTConfig
     from recsysml.schemas.trainers import LanguageTrainerConfig
 
@@ -111,7 +114,13 @@ def copy_weights(source: PlainGPT, target: nn.Module) -> None:
     tensors = dict(target.named_parameters())
     tensors["token_embedding.weight"][: source.token.num_embeddings] = source.token.weight
     tensors["position_embedding.weight"].copy_(source.position.weight)
-    pairs = {"attention_norm": "norm_1", "attention.out": "attention_out", "mlp_norm": "norm_2", "mlp.up": "up", "mlp.out": "down"}
+    pairs = {
+        "attention_norm": "norm_1",
+        "attention.out": "attention_out",
+        "mlp_norm": "norm_2",
+        "mlp.up": "up",
+        "mlp.out": "down",
+    }
     own = dict(source.named_parameters())
     for part in ("weight", "bias"):
         tensors[f"norm.{part}"].copy_(own[f"norm.{part}"])
