@@ -40,8 +40,10 @@ class Muon(torch.optim.Muon):
         update = orthogonalise(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = parameter.shape
         # one lr for Muon and AdamW: give the update the root mean square of an AdamW step (Liu et al. 2025, eq. 4)
-        scale = 0.2 * max(rows, columns) ** 0.5 if group["adjust_lr_fn"] == "match_rms_adamw" else (
-            max(1.0, rows / columns) ** 0.5
+        scale = (
+            0.2 * max(rows, columns) ** 0.5
+            if group["adjust_lr_fn"] == "match_rms_adamw"
+            else (max(1.0, rows / columns) ** 0.5)
         )
         parameter.mul_(1.0 - lr * group["weight_decay"])
         parameter.add_(update, alpha=-lr * scale)
