@@ -100,8 +100,10 @@ class Tracker:
     def _work(self) -> None:
         try:
             run = self._init()
-            # $WANDB_DIR and the offline/online names make the folder's place W&B's own matter
-            self._directory = os.path.relpath(os.path.dirname(run.dir)) if run.dir else None
+            if run.dir:  # <folder>/files
+                folder = Path(run.dir).parent
+                here = Path.cwd()
+                self._directory = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
             while True:
                 item = self._queue.get()
                 if isinstance(item, tuple):
