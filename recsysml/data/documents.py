@@ -47,6 +47,8 @@ def split_documents(documents: list[Document], val_fraction: float, test_fractio
     """
     shares = {"test": test_fraction, "val": val_fraction}
     wanted = [name for name in shares if shares[name] > 0]
+    if not wanted:
+        return {"train": documents}
     if len(documents) == 1:
         return _cut(documents[0], val_fraction, test_fraction)
     hashes = [digest(document.text) for document in documents]

@@ -130,8 +130,8 @@ def gpt2_tokenizer() -> Tokenizer:
         download(_GPT2_URL, path, _GPT2_SHA256)
     characters = _byte_of_character()
     tokens = [bytes([byte]) for byte in characters.values()]
-    for line in path.read_text(encoding="utf-8").split("\n")[1:-1]:  # the first line is a version
-        tokens.append(bytes(characters[character] for character in line.replace(" ", "")))
+    merges = path.read_text(encoding="utf-8").split("\n")[1:-1]  # the first line is a version
+    tokens.extend(bytes(characters[character] for character in merge.replace(" ", "")) for merge in merges)
     return Tokenizer("gpt2", tokens)
 
 
