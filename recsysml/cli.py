@@ -171,9 +171,11 @@ def data(
     verbose: Verbose = False,
 ) -> int:
     """What a data set needs: list them, prepare one, check one."""
-    from recsysml import launch
+    from recsysml import datasets
 
-    return launch.data(action, name, _command(None, config_dir, verbose))
+    for line in datasets.lines(action, name, config_dir):
+        print(line, flush=True)
+    return 0
 
 
 @app.command()
@@ -267,4 +269,3 @@ def _guard(command: Callable[[], Any], verbose: bool) -> int:
             code = 1
         print("error: " + " ".join(text.split()), file=sys.stderr)
         return code
-
