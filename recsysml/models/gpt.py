@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ def resolve_size(config: GPTConfig, on_gpu: bool) -> GPTConfig:
     config.validate()
     stored = stored_dimensions(config.init_from) if config.init_from and config.size == "auto" else None
     size = config.size if config.size != "auto" else "small" if on_gpu else "nano"
-    numbers = config.dimensions(size)
+    numbers: dict[str, Any] = config.dimensions(size)
     if stored is not None:
         numbers |= {name: stored[name] for name in DIMENSIONS if getattr(config, name) is None}
     resolved = dataclasses.replace(config, size=size, **numbers)
@@ -52,12 +52,15 @@ class GPT(nn.Module):
     numbers. The extra rows take part in no softmax, are no output and are not counted as parameters.
     """
 
+    rope_cos: Tensor | None  # (context_length, D/2), as rope_sin
+    rope_sin: Tensor | None
+
     def __init__(self, config: GPTConfig, vocab_size: int) -> None:
         super().__init__()
         config.validate()
         if config.size == "auto":
             raise ConfigError("model.size=auto is not a size yet: resolve it first")
-        numbers = config.dimensions(config.size)
+        numbers: dict[str, Any] = config.dimensions(config.size)
         self.config = dataclasses.replace(config, **numbers)
         self.n_layers, self.n_heads = numbers["n_layers"], numbers["n_heads"]
         self.width, self.context_length = numbers["d_model"], numbers["context_length"]
@@ -73,12 +76,11 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(self._block() for _ in range(self.n_layers))
         self.norm = make_norm(config.norm, self.width, config.bias)
         self.head = None if config.tie_embeddings else nn.Linear(self.width, self.padded_vocab_size, bias=False)
-        self.rope_cos: Tensor | None = None
-        self.rope_sin: Tensor | None = None
+        cos, sin = None, None
         if config.position == "rope":
             cos, sin = rope_tables(self.context_length, self.width // self.n_heads, config.rope_theta)
-            self.register_buffer("rope_cos", cos, persistent=False)
-            self.register_buffer("rope_sin", sin, persistent=False)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
         self._initialise()
 
     def _block(self) -> Block:
@@ -106,7 +108,7 @@ class GPT(nn.Module):
         return Block(self.width, attention, mlp, norm=config.norm, bias=config.bias, dropout=config.dropout)
 
     def _initialise(self) -> None:
-        """Normal(0, 0.02), and 1/sqrt(2L) of it for the two projections that end on the residual stream (GPT-2, 2.3)."""
+        """Normal(0, 0.02), and 1/sqrt(2L) of it for the two projections that end on the residual stream (GPT-2)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.startswith("blocks.") and name.endswith(".out")
