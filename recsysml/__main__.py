@@ -1,3 +1,5 @@
+import sys
+
 from recsysml.cli import main
 
-main()
+sys.exit(main())

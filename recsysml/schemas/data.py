@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import at_least, one_of, share
+
 
 @dataclass
 class _TextFields:
@@ -22,6 +25,19 @@ class _TextFields:
     val_fraction: float = 0.05
     test_fraction: float = 0.05
 
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("data.tokenizer", self.tokenizer, ("bpe", "gpt2", "bytes"))
+        if self.tokenizer == "bpe":
+            at_least("data.vocab_size", self.vocab_size, 257)  # every byte and the end-of-text token
+        share("data.val_fraction", self.val_fraction)
+        share("data.test_fraction", self.test_fraction)
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave no text to"
+                " train on; together they must be below 1."
+            )
+
 
 @dataclass
 class PythonTextConfig(_TextFields):
@@ -30,6 +46,10 @@ class PythonTextConfig(_TextFields):
     kind: str = "python_text"
     # docs (the language reference and the standard library's docstrings) or source (the standard library's files)
     part: str = "docs"
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("data.part", self.part, ("docs", "source"))
 
 
 @dataclass
@@ -63,6 +83,11 @@ class HubTextConfig(_TextFields):
     # tokens in one shard file
     shard_tokens: int = 10_000_000
 
+    def validate(self) -> None:
+        super().validate()
+        at_least("data.max_tokens", self.max_tokens, 1)
+        at_least("data.shard_tokens", self.shard_tokens, 1)
+
 
 @dataclass
 class InteractionsConfig:
@@ -79,3 +104,7 @@ class InteractionsConfig:
     time_column: str = "timestamp"
     # time (global) or last_out (each user's last event)
     split: str = "time"
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("data.split", self.split, ("time", "last_out"))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import at_least, nearest, one_of
 
 
 @dataclass
@@ -16,11 +20,20 @@ class TrackerConfig:
     group: str | None = None
     tags: list[str] = field(default_factory=list)
 
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("tracker.mode", self.mode, ("auto", "online", "offline", "disabled"))
+
 
 @dataclass
 class SweepConfig:
     # the sweep's folder under outputs/sweep/; null is a hash of the command
     name: str | None = None
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a name that is not one folder's."""
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ConfigError(f"sweep.name={self.name}: it names a folder: letters, digits, '.', '_' and '-'.")
 
 
 @dataclass
@@ -49,3 +62,16 @@ class RunConfig:
     # for `eval`: examples per task (null: all) and solved examples shown before each question
     limit: int | None = None
     num_fewshot: int | None = None
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value of the root that cannot work."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
+            near = "cuda" if "gpu" in self.device else nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            hint = f"Did you mean: {near}? " if near else ""
+            raise ConfigError(f"device={self.device}: {hint}It is one of auto, cpu, cuda, cuda:N, mps.")
+        one_of("progress", self.progress, ("auto", "always", "never"))
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed}: it must be between 0 and 2**32 - 1.")
+        at_least("threads", self.threads, 1)
+        at_least("limit", self.limit, 1)
+        at_least("num_fewshot", self.num_fewshot, 0)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import above, at_least, one_of, share
+
 
 @dataclass
 class LanguageTrainerConfig:
@@ -56,3 +59,24 @@ class LanguageTrainerConfig:
     # tokens sampled from `sample_prompt` at each validation; 0 is none
     sample_tokens: int = 64
     sample_prompt: str = ""
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("max_steps", "batch_size", "grad_accum", "log_every", "keep_checkpoints"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "loss_chunk", "sample_tokens"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+        for name in ("weight_decay", "grad_clip", "loader_workers"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+        for name in ("beta1", "beta2", "ema_decay"):
+            share(f"trainer.{name}", getattr(self, name))
+        for name in ("min_lr_ratio", "decay_fraction"):
+            share(f"trainer.{name}", getattr(self, name), one=True)
+        above("trainer.lr", self.lr, 0)
+        one_of("trainer.optimizer", self.optimizer, ("adamw", "muon"))
+        one_of("trainer.schedule", self.schedule, ("cosine", "linear", "wsd", "constant"))
+        one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        if self.batch_size % self.grad_accum:
+            raise ConfigError(
+                f"trainer.grad_accum={self.grad_accum}: trainer.batch_size={self.batch_size} must be a multiple of it."
+            )

@@ -1,0 +1,271 @@
+"""The command line. Only the standard library and Typer at the top: `--help` loads no torch and no Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="recsysml",
+    help="Language models and recommenders trained, judged and compared the same way.",
+    epilog="Examples:  recsysml train model=gpt2_modern  ·  recsysml train -m trainer.lr=1e-3,3e-3  ·  recsysml list",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+# dashes in overrides are answered by us, with the right spelling
+LOOSE = {"ignore_unknown_options": True}
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    from recsysml.catalogue import complete
+
+    config_dir = ctx.params.get("config_dir")
+    return complete(list(ctx.params.get("overrides") or []), incomplete, Path(config_dir) if config_dir else None)
+
+
+def _complete_list(incomplete: str) -> list[str]:
+    from recsysml.catalogue import LISTS
+
+    return [name for name in LISTS if name.startswith(incomplete)]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Choices (model=gpt2) and values (trainer.lr=1e-3); see `recsysml list` and `recsysml config`.",
+        autocompletion=_complete,
+        show_default=False,
+    ),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own YAML, looked at first.", show_default=False)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")]
+
+
+@app.command(context_settings=LOOSE)
+def train(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="A sweep: every combination of comma-separated values.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run, in place.", show_default=False)
+    ] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="With -m: do finished jobs anew.")] = False,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """Train MODEL on DATA, then evaluate it; or with -m a sweep."""
+    from recsysml import launch
+    from recsysml.errors import ConfigError
+
+    command = _command(overrides, config_dir, verbose)
+    if rerun and not multirun:
+        raise ConfigError("--rerun: it belongs to a sweep (-m); a single run is always a new one.")
+    if resume is not None and multirun:
+        raise ConfigError("--resume: a sweep goes on when the same command is given again.")
+    if resume is not None:
+        return launch.resume(resume, command)
+    return launch.sweep(command, rerun=rerun) if multirun else launch.train(command)
+
+
+@app.command("eval", context_settings=LOOSE)
+def evaluate(overrides: Overrides = None, config_dir: ConfigDir = None, verbose: Verbose = False) -> int:
+    """Judge a checkpoint: checkpoint=last, a run directory or a path."""
+    from recsysml import launch
+
+    return launch.evaluate(_command(overrides, config_dir, verbose))
+
+
+@app.command(context_settings=LOOSE)
+def config(
+    overrides: Overrides = None,
+    run: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="The config of a run instead.", show_default=False)
+    ] = None,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """Print the composed, validated config; run nothing."""
+    from recsysml import launch
+
+    sys.stdout.write(launch.show_config(_command(overrides, config_dir, verbose), run))
+    return 0
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[models|data|trainers|evals|experiments|tasks|runs]",
+            help="Nothing: all but tasks and runs.",
+            autocompletion=_complete_list,
+            show_default=False,
+        ),
+    ] = None,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """What there is to choose, one line each."""
+    from recsysml import catalogue
+
+    if what == "runs":
+        from rich.console import Console
+
+        from recsysml import runs
+        from recsysml.files import outputs_dir
+
+        Console().print(runs.table(runs.iter_runs(outputs_dir())))
+        return 0
+    for line in catalogue.lines(what, config_dir):
+        print(line)
+    return 0
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="last, a run directory or a checkpoint folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the text begins with.")] = "",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="How many tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 from all.")] = 200,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that make up p.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
+    verbose: Verbose = False,
+) -> int:
+    """Sample text from a language model."""
+    from recsysml import serving
+
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    serving.generate_text(_checkpoint(checkpoint), prompt, max_new_tokens, **options)
+    return 0
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="last, a run directory or a checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it must not hold anything yet.")],
+    verbose: Verbose = False,
+) -> int:
+    """Write a language model as a Hugging Face folder."""
+    from recsysml import serving
+
+    serving.export(_checkpoint(checkpoint), folder)
+    return 0
+
+
+@app.command()
+def data(
+    action: Annotated[str, typer.Argument(metavar="[list|prepare|check]", help="What to do.")] = "list",
+    name: Annotated[str | None, typer.Argument(help="Which data set.", show_default=False)] = None,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """What a data set needs: list them, prepare one, check one."""
+    from recsysml import datasets
+
+    for line in datasets.lines(action, name, config_dir):
+        print(line, flush=True)
+    return 0
+
+
+@app.command()
+def doctor(verbose: Verbose = False) -> int:
+    """What works here, and how to mend what does not."""
+    from recsysml import doctor as examination
+
+    return examination.main()
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run directory or results.json: before.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same: after.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="Exit with 3 if something got worse beyond noise.")
+    ] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Two runs, metric by metric: better, worse, or within noise."""
+    from recsysml import diff as comparison
+
+    return comparison.main(a, b, as_json=as_json, fail_on_regression=fail_on_regression)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> int | None:
+    if version:
+        from recsysml import __version__
+
+        print(__version__)
+        raise typer.Exit
+    return None
+
+
+def _command(overrides: list[str] | None, config_dir: Path | None, verbose: bool) -> Any:
+    from recsysml.launch import Command
+
+    return Command(list(overrides or []), ["recsysml", *_argv], config_dir, verbose)
+
+
+def _checkpoint(name: str) -> Path:
+    from recsysml.files import outputs_dir
+    from recsysml.runs import resolve_checkpoint
+
+    return resolve_checkpoint(name, outputs_dir(), family="text")
+
+
+_argv: list[str] = []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit code; an error is one line on standard error (a traceback with -v)."""
+    _argv[:] = sys.argv[1:] if argv is None else argv
+    # only the switch before the command's own words; a prompt may well be "-v"
+    verbose = any(word in ("-v", "--verbose") for word in _argv)
+    try:
+        code = _guard(lambda: app(args=list(_argv), prog_name="recsysml", standalone_mode=False), verbose)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `recsysml list tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _guard(command: Callable[[], Any], verbose: bool) -> int:
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        if hasattr(error, "format_message"):  # Typer's own: an unknown command or option
+            if not error.format_message():
+                return 2  # it has printed the help
+            text, code = error.format_message(), 2
+        elif hasattr(error, "exit_code"):
+            text, code = str(error), int(error.exit_code)
+        else:
+            text = f"{type(error).__name__}: {error}" + ("" if verbose else " (-v shows where)")
+            code = 1
+        print("error: " + " ".join(text.split()), file=sys.stderr)
+        return code

@@ -1,0 +1,70 @@
+"""Training batches over a token stream. Batch i depends on (seed, i) and nothing else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from recsysml.errors import DataError
+
+
+class TokenBatches:
+    """Map-style batches of windows of `context_length` + 1 tokens, without end.
+
+    An epoch cuts the stream into windows from a random offset on. Consecutive windows share one token, so each token
+    between the first and the last window is a target exactly once; the windows are then visited in random order.
+    The samples of all epochs form one sequence, and batch i is its i-th run of `batch_size`: no window is dropped or
+    seen twice in an epoch, every batch has the same shape, and going on after n batches needs no state but n.
+
+    With `world_size` processes each takes rows `rank::world_size` of the same global batch.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, context_length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """`tokens` (N,) integers; `batch_size` windows over all processes. DataError when N is too short."""
+        assert batch_size % world_size == 0, "a batch must divide among the processes"
+        self.tokens = tokens
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        # as many as fit after the largest offset, so that every epoch has the same number
+        self.windows_per_epoch = (len(tokens) - context_length) // context_length
+        if self.windows_per_epoch < 1:
+            raise DataError(
+                f"the training split has {len(tokens)} tokens, too few for windows of {context_length} + 1: "
+                "give more text or a smaller model.context_length"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches after which every window of the first epoch has been seen (the last may hold some of the next)."""
+        return -(-self.windows_per_epoch // self.batch_size)
+
+    def window_ids(self, i: int) -> list[int]:
+        """Token offsets where the windows of batch i start, for this process."""
+        samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
+        epochs, positions = np.divmod(samples, self.windows_per_epoch)
+        starts = []
+        for epoch, position in zip(epochs.tolist(), positions.tolist(), strict=True):
+            offset, order = _epoch(self.seed, epoch, self.windows_per_epoch, self.context_length)
+            starts.append(offset + int(order[position]) * self.context_length)
+        return starts
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of batch i, both (batch_size / world_size, context_length) int64."""
+        span = np.arange(self.context_length + 1)
+        windows = self.tokens[np.array(self.window_ids(i))[:, None] + span]  # (b, T + 1)
+        rows = torch.from_numpy(windows.astype(np.int64))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+@lru_cache(maxsize=4)  # a batch may reach into the next epoch, and two loaders may be alive
+def _epoch(seed: int, epoch: int, windows: int, context_length: int) -> tuple[int, np.ndarray]:
+    """The offset of an epoch's first window and the order of its windows."""
+    random = np.random.default_rng([seed, epoch])
+    return int(random.integers(context_length)), random.permutation(windows)

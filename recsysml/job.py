@@ -1,0 +1,112 @@
+"""One run, from a typed config to a finished record. Nothing of Hydra in it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from recsysml import data, evals, lazy, models, trainers
+from recsysml.environment import usable_cores
+from recsysml.errors import Interrupted
+from recsysml.results import Run
+from recsysml.runlog import logger
+from recsysml.schemas.run import RunConfig
+from recsysml.tracking import Tracker
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The config in plain dicts, lists and numbers: what config.yaml and results.json hold."""
+    return dataclasses.asdict(config)
+
+
+def check(config: RunConfig) -> None:
+    """What can be known before a run directory exists: files, tokenizer, network. Imports no torch.
+
+    Raises ConfigError or DataError with the one line that mends it.
+    """
+    importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """A copy in which every `auto` is what it stands for on this machine; it is what the config hash is taken over.
+
+    Imports torch. Raises ConfigError for a device or precision that this machine does not have.
+    """
+    from recsysml.engine.device import resolve_device, resolve_precision
+
+    config = copy.deepcopy(config)
+    config.device = resolve_device(config.device)
+    config.threads = config.threads or usable_cores()
+    if hasattr(config.trainer, "precision"):
+        config.trainer.precision = resolve_precision(config.trainer.precision, config.device)
+    if hasattr(config.model, "size"):
+        module = models.KINDS[config.model.kind].partition(":")[0]
+        config.model = lazy.resolve(f"{module}:resolve_size")(config.model, not config.device.startswith("cpu"))
+    return config
+
+
+def what_auto_became(before: RunConfig, after: RunConfig) -> str:
+    """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto."""
+
+    def changed(prefix: str, old: Any, new: Any) -> list[str]:
+        found = []
+        for field in dataclasses.fields(old):
+            was, now = getattr(old, field.name), getattr(new, field.name)
+            if dataclasses.is_dataclass(was) and dataclasses.is_dataclass(now):
+                found += changed(f"{prefix}{field.name}.", was, now)
+            elif was == "auto" and now != "auto":
+                found.append(f"{prefix}{field.name}=auto is {now}")
+        return found
+
+    return ", ".join(changed("", before, after))
+
+
+def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> None:
+    """Train (and then evaluate, as the trainer does at its end), or with `checkpoint` evaluate it; finish the record.
+
+    config: resolved. run: None in torchrun's other ranks, which write nothing. An error is written to the record and,
+    with its traceback, to run.log, and raised again; SIGINT and SIGTERM end as Interrupted.
+    """
+    if run is None:
+        return _work(config, None, checkpoint)
+    tracker = config.tracker
+    try:
+        run.tracker = Tracker.start(
+            tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
+        )
+        _work(config, run, checkpoint)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        run.finish("interrupted", str(stop) or "interrupted")
+        raise Interrupted(str(stop) or "interrupted") from None
+    except Exception as error:
+        line = one_line(error)
+        logger.error("%s (traceback in %s)", line, run.path / "run.log", exc_info=True)
+        run.finish("failed", line)
+        raise
+    run.finish("ok")
+
+
+def _work(config: RunConfig, run: Run | None, checkpoint: Path | None) -> None:
+    from recsysml.engine.seeds import seed_everything
+
+    seed_everything(config.seed)
+    if checkpoint is None:
+        lazy.resolve(trainers.KINDS[config.trainer.kind])(config, run)
+    else:
+        lazy.resolve(evals.KINDS[config.eval.kind])(config, checkpoint, run)
+
+
+def one_line(error: BaseException) -> str:
+    """What is shown of an error: our own words as they are, another library's with the error's name before them."""
+    text = " ".join(str(error).split())
+    ours = type(error).__module__.startswith("recsysml.")
+    return text if ours and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes: always, but for torchrun's other ranks."""
+    return os.environ.get("RANK", "0") == "0"

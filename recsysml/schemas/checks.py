@@ -1,0 +1,39 @@
+"""Checks that the dataclasses share. Each raises a ConfigError of one line that begins with the key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+from recsysml.errors import ConfigError
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The word most like `word`, or None when nothing is like it."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = nearest(value, choices)
+        hint = f"Did you mean: {near}? " if near else ""
+        raise ConfigError(f"{key}={value}: {hint}It is one of {', '.join(choices)}.")
+
+
+def at_least(key: str, value: float | None, low: float) -> None:
+    """A number not below `low`; None (a default to be filled in later) passes."""
+    if value is not None and not (math.isfinite(value) and value >= low):
+        raise ConfigError(f"{key}={value}: it must be at least {low}.")
+
+
+def above(key: str, value: float, low: float) -> None:
+    if not (math.isfinite(value) and value > low):
+        raise ConfigError(f"{key}={value}: it must be greater than {low}.")
+
+
+def share(key: str, value: float, *, one: bool = False) -> None:
+    """A share: in [0, 1), or [0, 1] with `one`."""
+    if not (0 <= value < 1 or (one and value == 1)):
+        raise ConfigError(f"{key}={value}: it must lie between 0 and 1{'' if one else ' (1 excluded)'}.")

@@ -1,0 +1,215 @@
+"""Next-token training of a language model: builds data and model, says what a step's loss is, hands both to the loop."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsysml import lazy, plots
+from recsysml.data import KINDS as DATA
+from recsysml.data.batches import TokenBatches
+from recsysml.data.token_data import TokenData
+from recsysml.engine import checkpoint, device, distributed, seeds
+from recsysml.engine.device import Machine
+from recsysml.engine.distributed import World
+from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.errors import ConfigError
+from recsysml.evals import language as evals
+from recsysml.models import KINDS as MODELS
+from recsysml.models.generation import generate
+from recsysml.schemas.run import RunConfig
+
+logger = logging.getLogger("recsysml")
+
+
+def train(config: RunConfig, run: Any) -> None:
+    """Train, keep the best weights by validation loss, score val and test once with them, fill the record.
+
+    `config` is resolved (no `auto`). A run directory with checkpoints is resumed from its newest whole one. Under
+    torchrun every process calls this; `run` is None in all but the main one.
+    """
+    settings = config.trainer
+    machine = device.prepare(
+        device.resolve_device(config.device),
+        device.resolve_precision(settings.precision, device.resolve_device(config.device)),
+        threads=config.threads,
+        deterministic=settings.deterministic,
+    )
+    with distributed.world(machine.device) as world:
+        _train(config, run, machine, world)
+
+
+def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
+    settings = config.trainer
+    if settings.batch_size % (settings.grad_accum * world.size):
+        raise ConfigError(
+            f"trainer.batch_size={settings.batch_size}: it must be a multiple of trainer.grad_accum x processes "
+            f"({settings.grad_accum} x {world.size})"
+        )
+    with world.main_first():  # it prepares the data, the others find it prepared
+        data: TokenData = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
+    seeds.seed_everything(config.seed)
+    model = lazy.resolve(MODELS[config.model.kind])(config.model, data.tokenizer.vocab_size)
+    folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
+    resume = checkpoint.latest_good(folder)
+    if resume is None and config.model.init_from:
+        start_from(model, Path(config.model.init_from), say=logger.info if world.main else logger.debug)
+    model.to(machine.device)
+    model.gradient_checkpointing = settings.gradient_checkpointing
+    if world.rank:
+        seeds.seed_everything(config.seed + world.rank)  # every process its own dropout
+
+    counts = model.counted_parameters()
+    if world.main:
+        run.drop_metrics_after(resume.step if resume else -1)
+        if resume:
+            logger.info("going on from %s", resume.path)
+        trainable = counts["total"] if all(p.requires_grad for p in model.parameters()) else _trainable(model)
+        run.set_data(data.name, data.fingerprint, data.sizes, tokenizer=data.tokenizer.fingerprint)
+        run.set_model(model_name(config.model), config.model.kind, counts["total"], trainable)
+        run.set_protocol(**evals.protocol(model.context_length))
+        run.set_environment(machine.describe())
+        run.save()
+        logger.info(
+            "%s: %s parameters (%s without embeddings) on %s, %s; %s tokens of %s to learn from",
+            *(model_name(config.model), f"{counts['total']:,}", f"{counts['non_embedding']:,}"),
+            *(device.device_name(machine.device), machine.precision, f"{data.sizes['train']:,}", data.name),
+        )
+
+    batches = TokenBatches(
+        data.splits["train"].tokens,
+        model.context_length,
+        settings.batch_size,
+        config.seed,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+    def loss(forward: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        output = forward(tokens, targets, loss_chunk=settings.loss_chunk)
+        values = {"train/loss": output.cross_entropy}
+        if output.loss is not output.cross_entropy:  # a mixture of experts adds terms of its own
+            values["train/objective"] = output.loss
+        return output.loss, values
+
+    def evaluate(step: int) -> dict[str, float]:
+        score = _score(model, data, "val", config, machine, world)
+        if world.main and settings.sample_tokens > 0:
+            run.sample(step, sample(model, data, settings.sample_prompt, settings.sample_tokens, config.seed))
+        return score.values("val")
+
+    fitted = fit(
+        model,
+        batches,
+        Task(
+            loss=loss,
+            weight=lambda batch: batch[1].numel(),  # training windows are full: every target counts
+            evaluate=evaluate,
+            describe=lambda i: f"batch {i}, windows at tokens {batches.window_ids(i)}",
+            flops_per_target=model.flops_per_token(),
+        ),
+        settings,
+        run,
+        machine=machine,
+        world=world,
+        metadata={
+            "model": {
+                "name": model_name(config.model),
+                "kind": config.model.kind,
+                "config": asdict(config.model),
+                "vocab_size": data.tokenizer.vocab_size,
+            },
+            "tokenizer": data.tokenizer.to_json(),
+            "data": {"name": data.name, "fingerprint": data.fingerprint},
+        },
+        resume=resume,
+        progress=config.progress,
+    )
+    best = folder / "best"
+    checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
+    model.eval()
+    scores = {
+        name: _score(model, data, name, config, machine, world) for name in ("val", "test") if name in data.splits
+    }
+    if world.main:
+        _report(run, scores, data, fitted)
+
+
+def _score(model: Any, data: TokenData, split: str, config: RunConfig, machine: Machine, world: World) -> evals.Score:
+    return evals.evaluate(
+        model.token_losses,
+        data.splits[split],
+        context_length=model.context_length,
+        batch_size=config.eval.batch_size,
+        machine=machine,
+        world=world,
+    )
+
+
+def _report(run: Any, scores: dict[str, evals.Score], data: TokenData, fitted: Fitted) -> None:
+    for name, score in scores.items():
+        evals.record(run, name, score, data)
+        values = score.values(name)
+        logger.info(
+            "%s loss %.4f nats/token, %.4f bits/byte (best weights, step %s)", name, *values.values(), fitted.best_step
+        )
+    throughput = dict(fitted.throughput)
+    if throughput["value"] is not None:
+        run.set_throughput(**throughput)
+        share = f", {throughput['mfu']:.0%} of the peak" if throughput["mfu"] else ""
+        memory = throughput["peak_memory_bytes"] / 2**30
+        logger.info("%s tokens/s%s, %.2f GiB at most", f"{throughput['value']:,.0f}", share, memory)
+    run.artifact("checkpoint", "checkpoints/best")
+    run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))
+
+
+def sample(model: Any, data: TokenData, prompt: str, length: int, seed: int) -> dict[str, Any]:
+    """A text the model goes on with after `prompt`. Drawn from a generator of its own: training is not touched."""
+    tokenizer = data.tokenizer
+    ids = [tokenizer.eot, *tokenizer.encode(prompt)]
+    drawn = generate(model, ids, length, seed=seed)
+    return {"prompt": prompt, "text": tokenizer.decode([i for i in drawn if i != tokenizer.eot])}
+
+
+def start_from(model: Any, path: Path, say: Any) -> None:
+    """Fill `model` with the weights of a Hugging Face GPT-2 folder, a run directory or a checkpoint folder.
+
+    Says in one line what did not fit. Raises ConfigError if nothing fits or nothing is there.
+    """
+    if (path / "checkpoints").is_dir():
+        path = next((path / "checkpoints" / n for n in ("best", "last") if (path / "checkpoints" / n).exists()), path)
+    if (path / checkpoint.METADATA).is_file():
+        tensors, _ = checkpoint.load_weights(path)
+    elif (path / "config.json").is_file():
+        tensors = lazy.resolve("recsysml.models.hf_gpt2:load_hf_folder")(path)
+    else:
+        raise ConfigError(
+            f"model.init_from={path}: neither a run directory, nor a checkpoint, nor a Hugging Face folder"
+        )
+    expected = checkpoint.weights(model)
+    fitting = {n: t for n, t in tensors.items() if n in expected and expected[n].shape == t.shape}
+    if not fitting:
+        raise ConfigError(f"model.init_from={path}: none of its {len(tensors)} tensors fits this model")
+    with torch.no_grad():
+        for name, tensor in fitting.items():
+            expected[name].copy_(tensor)
+    say(f"{len(fitting)} of {len(expected)} tensors from {path}")
+    left = [*(f"{n} kept its random start" for n in expected if n not in fitting)]
+    left += [f"{n} of the file was not used" for n in tensors if n not in fitting]
+    if left:
+        say(f"did not fit: {'; '.join(left)}")
+
+
+def model_name(config: Any) -> str:
+    """The name of the model in the record: its YAML's, else its kind."""
+    return str(getattr(config, "name", config.kind))
+
+
+def _trainable(model: nn.Module) -> int:
+    return int(np.sum([p.numel() for p in model.parameters() if p.requires_grad]))

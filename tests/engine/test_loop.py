@@ -1,0 +1,307 @@
+import json
+import math
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recsysml.engine import checkpoint
+from recsysml.engine.loop import Task
+from recsysml.engine.schedule import learning_rate
+from recsysml.errors import Interrupted, JobError
+
+
+def reference_losses(model, batches, config):
+    """A training loop written out with nothing of ours but the schedule: full batch, torch's AdamW, torch's clip."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), foreach=False, fused=False)
+    losses = []
+    for step in range(config.max_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step, schedule="cosine", lr=config.lr, max_steps=config.max_steps, warmup_steps=2, min_lr_ratio=0.1
+            )
+        tokens, targets = batches[step]
+        loss = model(tokens, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2, 4])
+def test_the_loop_equals_a_loop_written_by_hand_whatever_the_accumulation(tiny, grad_accum):
+    config = tiny.config(grad_accum=grad_accum, grad_clip=0.5, max_steps=8)
+    torch.manual_seed(5)
+    model, twin = tiny.Model(), tiny.Model()
+    twin.load_state_dict(model.state_dict())
+    expected = reference_losses(twin, tiny.Batches(), config)
+    model, run, _ = tiny.train(config, model=model)
+    got = [loss for _, loss in sorted(run.column("train/loss").items())]
+    # micro-batches hold different numbers of targets: averaging their means would not pass
+    assert got == pytest.approx(expected, abs=2e-6)
+    for name, tensor in twin.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], tensor, atol=1e-5), name
+
+
+def test_rows_are_logged_when_they_are_due(tiny):
+    _, run, fitted = tiny.train(tiny.config(max_steps=7, log_every=3, eval_every=2, checkpoint_every=0))
+    assert list(run.column("train/loss")) == [3, 6, 7]
+    assert list(run.column("val/loss")) == [0, 2, 4, 6, 7]
+    assert fitted.steps == 7
+    losses = run.column("val/loss")
+    assert fitted.best_value == min(losses.values())
+    assert losses[fitted.best_step] == fitted.best_value
+    assert set(next(row for row in run.rows if row["step"] == 3)) >= {"step", "train/loss", "lr", "grad_norm"}
+
+
+def test_eval_only_at_the_end(tiny):
+    _, run, _ = tiny.train(tiny.config(eval_every=0, checkpoint_every=0))
+    assert list(run.column("val/loss")) == [0, 6]
+
+
+def test_throughput_counts_targets_over_training_time_only(tiny):
+    _, _, fitted = tiny.train(tiny.config(max_steps=20, eval_every=0))
+    speed = fitted.throughput
+    assert speed["steps"] == 19  # the first pays for warming up
+    assert speed["value"] > 0
+    assert speed["unit"] == "tokens/s"
+    assert speed["peak_memory_bytes"] > 10e6
+    assert speed["mfu"] == pytest.approx(speed["value"] * 6000 / speed["peak_flops"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"ema_decay": 0.9}, {"precision": "fp16"}])
+def test_a_run_killed_at_any_step_and_resumed_repeats_the_uninterrupted_one(tiny, tmp_path, changes):
+    settings = tiny.config(max_steps=9, eval_every=3, checkpoint_every=2, keep_checkpoints=9, **changes)
+    whole_model, whole, _ = tiny.train(settings, tiny.Run(tmp_path / "whole"))
+    folders = checkpoint.steps(tmp_path / "whole" / "checkpoints")
+    assert [int(path.name[5:]) for path in folders][0] == 0
+    for folder in folders[:-1]:
+        loaded = checkpoint.load(folder)
+        torch.manual_seed(12345)  # a new process draws other numbers before it restores its own
+        model, run, _ = tiny.train(settings, tiny.Run(tmp_path / folder.name), resume=loaded, seed=77)
+        times = {"tokens_per_second"}
+        expected = [r for r in whole.rows if r["step"] > loaded.step]
+        strip = lambda rows: [{k: v for k, v in row.items() if k not in times} for row in rows]  # noqa: E731
+        assert json.dumps(strip(run.rows)) == json.dumps(strip(expected)), folder.name
+        for name, tensor in whole_model.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_what_led_there_and_saves_nothing_bad(tiny, tmp_path):
+    def loss(forward, tokens, targets):
+        value = forward(tokens, targets)
+        calls.append(1)
+        value = value * float("nan") if len(calls) == 5 else value
+        return value, {"train/loss": value}
+
+    for log_every in (1, 100):  # looked at each step, or only when something is due
+        calls = []
+        run = tiny.Run(tmp_path / f"nan-{log_every}")
+        describe = lambda i: f"batch {i}, windows [{i}]"  # noqa: E731
+        settings = tiny.config(max_steps=20, log_every=log_every, eval_every=0, checkpoint_every=3, keep_checkpoints=9)
+        with pytest.raises(JobError) as caught:
+            tiny.train(settings, run, loss=loss, describe=describe)
+        text = str(caught.value)
+        rate = learning_rate(4, schedule="cosine", lr=0.02, max_steps=20, warmup_steps=2, min_lr_ratio=0.1)
+        assert "the loss is nan at step 5" in text
+        assert f"learning rate {rate:g}" in text
+        assert "batch 4, windows [4]" in text
+        assert str(run.path / "checkpoints" / "step-00000003") in text
+        assert [path.name for path in checkpoint.steps(run.path / "checkpoints")][-1] == "step-00000003"
+        good = checkpoint.latest_good(run.path / "checkpoints")
+        assert all(torch.isfinite(tensor).all() for tensor in good.tensors.values())
+
+
+def test_a_gradient_that_is_not_a_number_stops_too(tiny, tmp_path):
+    def loss(forward, tokens, targets):
+        value = forward(tokens, targets)
+        return value + (value - value.detach()).abs().sqrt(), {"train/loss": value}  # finite, its slope is not
+
+    with pytest.raises(JobError, match="the gradient norm is nan at step 1 .* last good checkpoint: .*step-00000000"):
+        tiny.train(tiny.config(), loss=loss)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_can_be_resumed(tiny, tmp_path, number):
+    settings = tiny.config(max_steps=9, eval_every=2, checkpoint_every=0)
+    _, whole, _ = tiny.train(settings, tiny.Run(tmp_path / "whole"))
+
+    def loss(forward, tokens, targets):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), number)
+        return tiny.loss(forward, tokens, targets)
+
+    calls = []
+    before = signal.getsignal(number)
+    run = tiny.Run(tmp_path / "stopped")
+    with pytest.raises(Interrupted, match="stopped after step 4 of 9"):
+        tiny.train(settings, run, loss=loss)
+    assert signal.getsignal(number) is before
+    assert list(run.column("val/loss"))[-1] == 4  # due at the step it stopped after
+    resume = checkpoint.latest_good(run.path / "checkpoints")
+    assert resume.step == 4
+    tiny.train(settings, run, resume=resume)
+    for name in ("train/loss", "val/loss", "lr", "grad_norm"):
+        assert run.column(name) == whole.column(name)
+
+
+def test_a_second_interrupt_stops_at_once(tiny, tmp_path):
+    def loss(forward, tokens, targets):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still here")
+
+    run = tiny.Run(tmp_path / "twice")
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(tiny.config(), run, loss=loss)
+    assert checkpoint.latest_good(run.path / "checkpoints").step == 0
+
+
+def test_training_works_outside_the_main_thread(tiny):
+    failures = []
+
+    def work():
+        try:
+            tiny.train(tiny.config(max_steps=2))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+
+
+def test_best_and_newest_checkpoints_are_kept(tiny, tmp_path):
+    values = iter([5.0, 4.0, 1.0, 2.0, 3.0, 3.0, 3.0])
+    run = tiny.Run(tmp_path / "run")
+    settings = tiny.config(max_steps=6, eval_every=1, checkpoint_every=1, keep_checkpoints=2)
+    tiny.train(settings, run, evaluate=lambda step: {"val/loss": next(values)})
+    root = run.path / "checkpoints"
+    assert [path.name for path in checkpoint.steps(root)] == ["step-00000002", "step-00000005", "step-00000006"]
+    assert os.readlink(root / "best") == "step-00000002"
+    assert os.readlink(root / "last") == "step-00000006"
+
+
+def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):
+    seen = []
+    run = tiny.Run(tmp_path / "run")
+
+    def evaluate(step):
+        seen.append((step, model.hidden.weight.detach().clone()))
+        return {"val/loss": -float(step)}
+
+    torch.manual_seed(0)
+    model = tiny.Model()
+    start = model.hidden.weight.detach().clone()
+    trace = []
+
+    def loss(forward, tokens, targets):
+        trace.append(model.hidden.weight.detach().clone())
+        return tiny.loss(forward, tokens, targets)
+
+    settings = tiny.config(max_steps=4, ema_decay=0.5, eval_every=0, checkpoint_every=0)
+    tiny.train(settings, run, model=model, loss=loss, evaluate=evaluate)
+    weights = [*trace[1:], model.hidden.weight.detach()]  # after each update
+    average = start
+    for t, weight in enumerate(weights):
+        decay = min(0.5, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * weight
+    assert torch.allclose(seen[-1][1], average, atol=1e-6)
+    best = checkpoint.load(run.path / "checkpoints" / "best")
+    assert torch.allclose(best.tensors["hidden.weight"], average, atol=1e-6)
+    assert torch.equal(best.state["weights"]["hidden.weight"], model.hidden.weight.detach())
+
+
+def test_fp16_survives_an_overflow(tiny):
+    def loss(forward, tokens, targets):
+        value = forward(tokens, targets)
+        return value * (1e30 if not calls else 1.0), {"train/loss": value}
+
+    def counted(forward, tokens, targets):
+        result = loss(forward, tokens, targets)
+        calls.append(1)
+        return result
+
+    calls = []
+    model, run, _ = tiny.train(tiny.config(precision="fp16", max_steps=4), loss=counted)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert len(run.column("train/loss")) == 4
+
+
+def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
+    def broken(function, **settings):
+        def call(*batch):
+            raise RuntimeError("no C++ compiler was found\nmore lines")
+
+        return call
+
+    plain = tiny.train(tiny.config())[1]
+    monkeypatch.setattr(torch, "compile", broken)
+    _, run, fitted = tiny.train(tiny.config(compile=True))
+    assert not fitted.compiled
+    warnings = [record.getMessage() for record in caplog.records if "torch.compile" in record.getMessage()]
+    assert warnings == ["torch.compile does not work here, going on without: RuntimeError: no C++ compiler was found"]
+    assert run.column("train/loss") == plain.column("train/loss")  # the attempt left no trace
+
+
+def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch):
+    asked = {}
+
+    def transparent(function, **settings):
+        asked.update(settings)
+        return lambda *batch: function(*batch)
+
+    plain = tiny.train(tiny.config())[1]
+    monkeypatch.setattr(torch, "compile", transparent)
+    _, run, fitted = tiny.train(tiny.config(compile=True))
+    assert fitted.compiled
+    assert asked == {"dynamic": False}
+    for name in ("train/loss", "val/loss", "grad_norm"):
+        assert run.column(name) == plain.column(name)
+
+
+def test_a_task_is_independent_of_language(tiny, tmp_path):
+    """The loop minimises whatever it is given: here a least-squares line, against its closed form."""
+    x = torch.linspace(-1, 1, 32)
+    y = 3 * x - 1 + 0.1 * torch.sin(20 * x)
+
+    class Line(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.zeros(1, 1))
+            self.offset = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, inputs, goals):
+            return functional.mse_loss(inputs * self.slope[0] + self.offset, goals)
+
+    class Whole:
+        def __getitem__(self, i):
+            return x, y
+
+    model = Line()
+    task = Task(
+        loss=tiny.loss,
+        weight=lambda batch: len(batch[0]),
+        evaluate=lambda step: {"test/mse": model(x, y).item()},
+        best_by="test/mse",
+        unit="rows/s",
+    )
+    settings = tiny.config(max_steps=400, lr=0.1, weight_decay=0.0, eval_every=0, checkpoint_every=0, log_every=200)
+    _, run, fitted = tiny.train(settings, model=model, batches=Whole(), task=task)
+    matrix = torch.stack([x, torch.ones_like(x)], dim=1)
+    best = torch.linalg.lstsq(matrix, y[:, None]).solution.flatten()
+    assert model.slope.item() == pytest.approx(best[0].item(), abs=5e-3)
+    assert model.offset.item() == pytest.approx(best[1].item(), abs=5e-3)
+    assert "rows_per_second" in run.rows[-2]
+    assert fitted.throughput["unit"] == "rows/s"
+    assert math.isfinite(fitted.best_value)

@@ -1,0 +1,118 @@
+"""The loader, the clock, the device's answers, the bar."""
+
+import logging
+import time
+
+import pytest
+import torch
+
+from recsysml.engine import device, loader, seeds
+from recsysml.engine.device import Machine
+from recsysml.engine.progress import Progress, clock
+from recsysml.engine.throughput import Meter, matmul_flops
+from recsysml.errors import ConfigError
+
+CPU = Machine(torch.device("cpu"), "fp32")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_every_batch_in_order_and_draws_nothing(tiny, workers):
+    before = seeds.state()
+    got = list(loader.iterate(tiny.Batches(), 3, 11, torch.device("cpu"), workers))
+    assert len(got) == 8
+    for i, batch in enumerate(got, start=3):
+        for tensor, expected in zip(batch, tiny.Batches()[i], strict=True):
+            assert torch.equal(tensor, expected)
+    after = seeds.state()
+    assert torch.equal(before["torch"], after["torch"])
+    assert torch.equal(before["python"]["words"], after["python"]["words"])
+
+
+def test_no_workers_on_a_cpu_by_default():
+    assert loader.default_workers(torch.device("cpu")) == 0
+    assert loader.default_workers(torch.device("cuda")) == 2
+
+
+def test_the_meter_leaves_out_warm_up_and_pauses():
+    meter = Meter(CPU)
+    meter.start()
+    time.sleep(0.2)
+    meter.step(1000)  # warm-up: neither its units nor its time count
+    assert meter.rate() is None
+    for _ in range(4):
+        time.sleep(0.02)
+        meter.step(10)
+        with meter.paused():
+            time.sleep(0.1)
+    rate = meter.rate()
+    assert 40 / 0.16 < rate <= 40 / 0.08
+    assert meter.total_rate() == pytest.approx(rate, rel=0.05)
+    assert meter.steps == 4
+
+
+def test_the_roof_is_measured_quickly():
+    started = time.perf_counter()
+    assert matmul_flops(CPU) > 1e8
+    assert time.perf_counter() - started < 1.0  # 0.2 s and one product, on a busy machine
+
+
+def test_device_and_precision_are_resolved_or_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.resolve_device("auto") == "cpu"
+    for name, words in (("cuda", "sees no GPU"), ("cuda:1", "sees no GPU"), ("gpu", "choose auto"), ("mps", "Apple")):
+        with pytest.raises(ConfigError, match=words):
+            device.resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.resolve_device("auto") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device.resolve_device("auto") == "cuda:1"
+    with pytest.raises(ConfigError, match="2 GPU"):
+        device.resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16")])
+def test_auto_precision_follows_the_instructions(monkeypatch, flags, expected):
+    monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
+    assert device.resolve_precision("auto", "cpu") == expected
+    assert device.resolve_precision("fp16", "cpu") == "fp16"
+    with pytest.raises(ConfigError, match="fp32, bf16, fp16"):
+        device.resolve_precision("fp64", "cpu")
+
+
+def test_prepared_float32_products_are_exact():
+    device.prepare("cpu", "fp32", threads=1, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    a, b = torch.randn(300, 300), torch.randn(300, 300)
+    exact = a.double() @ b.double()
+    assert ((a @ b).double() - exact).abs().max() / exact.abs().max() < 1e-5
+
+
+def test_plain_progress_lines(caplog):
+    caplog.set_level(logging.INFO, logger="recsysml")
+    with Progress(10, unit="tokens/s", seconds=0.0) as shown:
+        shown.update(1, 2.5, None)
+        shown.update(10, 2.0, 12345.6)
+    assert "step 1/10  loss 2.5000" in caplog.messages[0]
+    assert "step 10/10  loss 2.0000  12,346 tokens/s  0:00 left" in caplog.messages[1]
+    caplog.clear()
+    with Progress(10, mode="never", seconds=0.0) as shown:
+        shown.update(10, 2.0, 1.0)
+    with Progress(10, seconds=60.0) as shown:
+        shown.update(1, 2.0, 1.0)  # too soon
+    assert caplog.messages == []
+    with pytest.raises(ConfigError, match="auto, always or never"):
+        Progress(1, mode="sometimes")
+
+
+def test_the_bar_is_drawn_where_it_is_asked_for(capsys):
+    with Progress(10, mode="always") as shown:
+        shown.update(10, 2.0, 1234.0)
+    text = capsys.readouterr().err
+    assert "10/10" in text
+    assert "loss 2.0000" in text
+
+
+def test_clock():
+    assert [clock(s) for s in (0.4, 59.6, 61, 3725)] == ["0:00", "1:00", "1:01", "1:02:05"]

@@ -1,0 +1,67 @@
+"""The wheel, installed away from the checkout, finds its own conf/."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as `pip install` lays it out, built from a wheel."""
+    pytest.importorskip("hatchling", reason="hatchling builds the wheel; `make test` installs it")
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    return folder / "site"
+
+
+def run(installed: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        [sys.executable, "-m", "recsysml", *words],
+        cwd=installed.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_installed_package_composes_from_its_own_conf(installed: Path) -> None:
+    done = run(installed, "config", "model=gpt2", "trainer.lr=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.5" in done.stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "from recsysml.config import conf_dir; print(conf_dir())"],
+        cwd=installed.parent,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(where.stdout.strip()) == installed / "recsysml" / "conf"
+
+
+def test_the_wheel_carries_every_yaml_and_nothing_foreign(installed: Path) -> None:
+    (wheel,) = installed.parent.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert f"recsysml/conf/{path.relative_to(ROOT / 'conf')}" in names
+    assert all(name.startswith(("recsysml/", "recsysml-")) for name in names)
