@@ -1,4 +1,4 @@
-"""Next-token training of a language model: builds data and model, says what a step's loss is, hands both to the loop."""
+"""Next-token training of a language model: data, model and what a step's loss is, handed to the loop."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def train(config: RunConfig, run: Any) -> None:
 
 def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     settings = config.trainer
-    if settings.batch_size < settings.grad_accum * world.size:
+    if settings.batch_size % (settings.grad_accum * world.size):
         raise ConfigError(
-            f"trainer.batch_size={settings.batch_size}: fewer sequences than trainer.grad_accum x processes "
+            f"trainer.batch_size={settings.batch_size}: it must be a multiple of trainer.grad_accum x processes "
             f"({settings.grad_accum} x {world.size})"
         )
     with world.main_first():  # it prepares the data, the others find it prepared
@@ -134,14 +134,13 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     best = folder / "best"
     checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
     model.eval()
-    scores = {name: _score(model, data, name, config, machine, world) for name in ("val", "test") if name in data.splits}
+    scored: list[str] = [name for name in ("val", "test") if name in data.splits]
+    scores = {name: _score(model, data, name, config, machine, world) for name in scored}
     if world.main:
         _report(run, scores, data, fitted)
 
 
-def _score(
-    model: Any, data: TokenData, split: str, config: RunConfig, machine: Machine, world: World
-) -> evals.Score:
+def _score(model: Any, data: TokenData, split: str, config: RunConfig, machine: Machine, world: World) -> evals.Score:
     return evals.evaluate(
         model.token_losses,
         data.splits[split],
@@ -189,7 +188,9 @@ def start_from(model: Any, path: Path, say: Any) -> None:
     elif (path / "config.json").is_file():
         tensors = lazy.resolve("recsysml.models.hf_gpt2:load_hf_folder")(path)
     else:
-        raise ConfigError(f"model.init_from={path}: neither a run directory, nor a checkpoint, nor a Hugging Face folder")
+        raise ConfigError(
+            f"model.init_from={path}: neither a run directory, nor a checkpoint, nor a Hugging Face folder"
+        )
     expected = checkpoint.weights(model)
     fitting = {n: t for n, t in tensors.items() if n in expected and expected[n].shape == t.shape}
     if not fitting:
