@@ -1,4 +1,4 @@
-"""Next-token training of a language model: builds data and model, says what a step's loss is, hands both to the loop."""
+"""Next-token training of a language model: data, model and what a step's loss is, handed to the loop."""
 
 from __future__ import annotations
 
@@ -134,9 +134,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     best = folder / "best"
     checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
     model.eval()
-    scores = {
-        name: _score(model, data, name, config, machine, world) for name in ("val", "test") if name in data.splits
-    }
+    scored: list[str] = [name for name in ("val", "test") if name in data.splits]
+    scores = {name: _score(model, data, name, config, machine, world) for name in scored}
     if world.main:
         _report(run, scores, data, fitted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ def test_a_unigram_model_costs_its_cross_entropy_unit_by_unit(tokenizer):
     nats = -log_probability.double().numpy()[data.tokens]
     nats[0] = 0.0
     bounds = [*data.unit_starts, len(data.tokens)]
-    expected = [nats[a:b].sum() for a, b in zip(bounds, bounds[1:], strict=False)]
+    expected = [nats[a:b].sum() for a, b in itertools.pairwise(bounds)]
     assert score.nats == pytest.approx(expected, rel=1e-6)
     assert score.loss[0] == pytest.approx(nats.sum() / (len(nats) - 1), rel=1e-6)
 

@@ -250,7 +250,7 @@ def test_a_run_starts_from_another_runs_weights(text, tmp_path):
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(text, tmp_path):
-    with pytest.raises(ConfigError, match="multiple of trainer.grad_accum x processes"):
+    with pytest.raises(ConfigError, match=r"multiple of trainer.grad_accum x processes"):
         train(configure(text, batch_size=4, grad_accum=3), tmp_path)
 
 
