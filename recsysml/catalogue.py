@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -114,10 +115,8 @@ def task_names() -> list[str]:
     except (OSError, ValueError):
         pass
     theirs = _scan_tasks(Path(spec.origin).parent / "tasks")
-    try:
+    with contextlib.suppress(OSError):  # a read-only cache folder costs seconds, not the answer
         write_json(cache, sorted(theirs))
-    except OSError:
-        pass  # a read-only cache folder costs seconds, not the answer
     return sorted(own | theirs)
 
 

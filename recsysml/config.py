@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsysml import catalogue, lazy
+from recsysml import catalogue, hints, lazy
 from recsysml.catalogue import conf_dir
 from recsysml.errors import ConfigError
 from recsysml.schemas import SCHEMAS
@@ -25,25 +25,40 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from hydra.core.override_parser.types import Override
 
-__all__ = ["compose", "compose_with", "conf_dir", "from_dict", "from_hydra", "hydra_at", "mistake", "parse", "prepare", "read_run"]
-
-# what other programs call our keys
-OTHER_WORDS = {
-    "learning_rate": "lr", "steps": "max_steps", "max_iters": "max_steps", "iterations": "max_steps",
-    "batch": "batch_size", "gradient_accumulation_steps": "grad_accum", "accumulate": "grad_accum",
-    "warmup": "warmup_steps", "warmup_iters": "warmup_steps", "block_size": "context_length",
-    "max_length": "context_length", "n_embd": "d_model", "hidden_size": "d_model", "dim": "d_model",
-    "layers": "n_layers", "n_layer": "n_layers", "num_layers": "n_layers", "heads": "n_heads", "n_head": "n_heads",
-    "num_heads": "n_heads", "optim": "optimizer", "dtype": "precision", "gpu": "device", "num_workers": "loader_workers",
-    "clip": "grad_clip", "max_grad_norm": "grad_clip", "wd": "weight_decay", "eval_interval": "eval_every",
-    "log_interval": "log_every", "num_threads": "threads", "output_dir": "outputs", "wandb": "tracker.mode",
-}  # fmt: skip
+__all__ = [
+    "compose",
+    "compose_with",
+    "conf_dir",
+    "from_dict",
+    "from_hydra",
+    "hydra_at",
+    "mistake",
+    "parse",
+    "prepare",
+    "read_run",
+]
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:
     """The typed, checked config of one run. Raises ConfigError, one line, for any mistake."""
     with hydra_at(config_dir) as hydra:
         return compose_with(hydra, prepare(hydra, overrides, config_dir), config_dir)
+
+
+def compose_data(name: str, config_dir: Path | None = None) -> Any:
+    """The checked config of one data set, whether or not it fits the default model."""
+    options = catalogue.choices("data", config_dir)
+    if name not in options:
+        near = nearest(name, options)
+        hint = f"Did you mean: {near}? " if near else ""
+        raise ConfigError(f"{name}: no such data. {hint}It is one of {', '.join(options)}.")
+    from hydra.types import RunMode
+
+    with hydra_at(config_dir) as hydra:
+        node = _plain(hydra.compose_config("config", [f"data={name}"], RunMode.RUN))["data"]
+    part = _part("data", node, config_dir)
+    part.validate()
+    return part
 
 
 def compose_with(hydra: Hydra, words: Sequence[str], config_dir: Path | None) -> RunConfig:
@@ -83,7 +98,7 @@ def prepare(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, *, 
     from hydra.types import RunMode
 
     for text in overrides:
-        _check_shape(text, config_dir, sweep)
+        hints.check_shape(text, config_dir, sweep)
     parsed = [parse(hydra, text) for text in overrides]
     swept = [override for override in parsed if override.is_sweep_override()]
     if sweep or not swept:
@@ -97,8 +112,8 @@ def prepare(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, *, 
     for index, override in enumerate(parsed):
         if override in swept:
             key, _, value = overrides[index].partition("=")
-            if not isinstance(_at(base, key.lstrip("+")), list):
-                _check_key(key.lstrip("+"), base, config_dir)
+            if not isinstance(hints.at(_plain(base), key.lstrip("+")), list):
+                hints.check_key(key.lstrip("+"), _plain(base), config_dir)
                 raise ConfigError(f"{overrides[index]}: {key} takes one value; add -m to sweep over several.")
             words[index] = f"{key}=[{value}]"
     return words
@@ -114,39 +129,6 @@ def parse(hydra: Hydra, text: str) -> Override:
         key, _, value = text.partition("=")
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         raise ConfigError(f"{text}: the value is not understood; quote it twice: \"{key}='{quoted}'\"") from None
-
-
-def _check_shape(text: str, config_dir: Path | None, sweep: bool) -> None:
-    key, equals, value = text.partition("=")
-    if text.startswith("-"):
-        plain = key.lstrip("-").replace("-", "_")
-        option = nearest(key, ["--multirun", "--resume", "--config-dir", "--rerun", "--help", "--verbose"])
-        if equals:
-            raise ConfigError(f"{text}: overrides are written without dashes. Did you mean: {plain}={value}?")
-        raise ConfigError(f"{key}: no such option. " + (f"Did you mean: {option}?" if option else "See -h."))
-    if text.startswith("~"):
-        raise ConfigError(f"{text}: keys cannot be deleted; set another value.")
-    if not equals:
-        raise ConfigError(f"{text}: an override is written key=value. {_bare_word_hint(text, config_dir)}".rstrip())
-    if key.startswith("hydra"):
-        launcher = key == "hydra/launcher" or key.startswith("hydra.launcher.")
-        if not (launcher and sweep):
-            use = "it works only in a sweep; add -m." if launcher else "only hydra/launcher may be set, in a sweep."
-            raise ConfigError(f"{text}: {use}")
-
-
-def _bare_word_hint(word: str, config_dir: Path | None) -> str:
-    groups = catalogue.groups(config_dir)
-    names = {name: group for group in groups for name in catalogue.choices(group, config_dir)}
-    if word in ("help", "h"):
-        return "Did you mean: --help?"
-    if word in groups:
-        return f"Did you mean: {word}={next(iter(catalogue.choices(word, config_dir)))}?"
-    if word in names or nearest(word, names):
-        name = word if word in names else nearest(word, names)
-        return f"Did you mean: {names[str(name)]}={name}?"
-    key = nearest(word, catalogue.keys(config_dir))
-    return f"Did you mean: {key}=...?" if key else ""
 
 
 # --- what went wrong
@@ -169,10 +151,12 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
                     near = nearest(str(value), options)
                     hint = f"Did you mean: {key}={near}? " if near else ""
                     return ConfigError(f"{text}: no such {key}. {hint}It is one of {', '.join(options) or 'none yet'}.")
-        base = hydra.compose_config("config", [t for t in chosen if not parse(hydra, t).is_sweep_override()], RunMode.RUN)
+        base = hydra.compose_config(
+            "config", [t for t in chosen if not parse(hydra, t).is_sweep_override()], RunMode.RUN
+        )
         for text in overrides:
             if text not in chosen and not text.startswith("hydra"):
-                _check_key(text.partition("=")[0].lstrip("+"), base, config_dir)
+                hints.check_key(text.partition("=")[0].lstrip("+"), _plain(base), config_dir)
     except ConfigError as found:
         return found
     except Exception as other:
@@ -182,69 +166,12 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
     return ConfigError(" ".join(str(error).split()).partition(" Config search path:")[0] or type(error).__name__)
 
 
-def _check_key(key: str, config: Any, config_dir: Path | None) -> None:
-    """Raise ConfigError with the nearest right word when `key` is not in the composed config."""
-    groups = catalogue.groups(config_dir)
-    known = [name for name in _leaves(_plain(config)) if not name.startswith("hydra")]
-    branches = {name.rpartition(".")[0] for name in known} - {""}
-    if key in known or key in branches or key in groups or any(key.startswith(f"{name}.") for name in _dicts(config)):
-        return
-    prefix, _, leaf = key.rpartition(".")
-    word = OTHER_WORDS.get(leaf, leaf)
-    same = [name for name in known if name == word or name.rpartition(".")[2] == word]
-    same = [name for name in same if name.rpartition(".")[0] == prefix] or same
-    if not same:
-        inside = [name for name in known if name.rpartition(".")[0] == prefix]
-        leaves = {name.rpartition(".")[2]: name for name in inside}
-        near = nearest(leaf, leaves)
-        found = leaves[near] if near else nearest(key, known if "." in key else [*known, *groups])
-        same = [found] if found else []
-    while prefix and prefix not in branches:
-        prefix = prefix.rpartition(".")[0]
-    if same:
-        hint = f"Did you mean: {' or '.join(same)}?"
-    elif prefix in branches:
-        hint = f"{prefix} has: {', '.join(n.rpartition('.')[2] for n in known if n.startswith(prefix + '.'))}."
-    else:
-        hint = f"There is: {', '.join([*groups, *(n for n in known if '.' not in n)])}."
-    raise ConfigError(f"{key}: there is no such key. {hint}")
-
-
-def _plain(config: Any) -> Any:
+def _plain(config: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
-
-
-def _at(config: Any, key: str) -> Any:
-    """The plain value at a dotted key; None when it is not there."""
-    value = {name: part for name, part in _plain(config).items() if name != "hydra"}
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for name, value in tree.items():
-        if isinstance(value, dict) and value and str(name) != "hydra":
-            found += _leaves(value, f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
-
-
-def _dicts(config: Any) -> list[str]:
-    """Keys below the groups whose value is a table of the user's own keys (data.urls)."""
-    tree = _plain(config)
-    return [
-        f"{group}.{name}"
-        for group in SCHEMAS
-        for name, value in (tree.get(group) or {}).items()
-        if isinstance(value, dict)
-    ]
+    return {
+        str(name): value for name, value in OmegaConf.to_container(config, resolve=False).items() if name != "hydra"
+    }
 
 
 # --- from a tree to dataclasses
@@ -268,7 +195,9 @@ def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
 
 
 def from_dict(
-    tree: Mapping[str, Any], names: Mapping[str, str] | None = None, config_dir: Path | None = None
+    tree: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
+    config_dir: Path | None = None,
 ) -> RunConfig:
     """A plain tree (composed, or read from a run's config.yaml) as checked dataclasses.
 
@@ -279,13 +208,7 @@ def from_dict(
         raise ConfigError("experiment: its file must have `# @package _global_` as its first line.")
     groups: dict[str, Any] = {}
     for group in SCHEMAS:
-        node = parts.pop(group, None)
-        if not isinstance(node, dict):
-            raise ConfigError(f"{group}: nothing is chosen. It is one of {', '.join(catalogue.choices(group, config_dir))}.")
-        kind = node.get("kind")
-        if kind not in SCHEMAS[group]:
-            raise ConfigError(f"{group}.kind={kind}: it is one of {', '.join(SCHEMAS[group])}.")
-        groups[group] = _build(lazy.resolve(SCHEMAS[group][kind]), node, group)
+        groups[group] = _part(group, parts.pop(group, None), config_dir)
     groups["tracker"] = _build(TrackerConfig, parts.pop("tracker", {}), "tracker")
     groups["sweep"] = _build(SweepConfig, parts.pop("sweep", {}), "sweep")
     config = _build(RunConfig, parts, "")
@@ -297,6 +220,17 @@ def from_dict(
     labels = {group: getattr(groups[group], "name", groups[group].kind) for group in SCHEMAS}
     _check_pairs(config, {**labels, **(names or {})}, config_dir)
     return config
+
+
+def _part(group: str, node: Any, config_dir: Path | None) -> Any:
+    if not isinstance(node, dict):
+        raise ConfigError(
+            f"{group}: nothing is chosen. It is one of {', '.join(catalogue.choices(group, config_dir))}."
+        )
+    kind = node.get("kind")
+    if kind not in SCHEMAS[group]:
+        raise ConfigError(f"{group}.kind={kind}: it is one of {', '.join(SCHEMAS[group])}.")
+    return _build(lazy.resolve(SCHEMAS[group][kind]), node, group)
 
 
 def _build(schema: type, values: Mapping[str, Any], prefix: str) -> Any:

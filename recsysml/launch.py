@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.judge import check_tasks, merge
+from recsysml.reuse import check_tasks, merge, with_allowed
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
     from recsysml.results import Run
-
-# what a resumed run may be given: it changes no number of the run
-RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,9 @@ def do(config: RunConfig, run: Run | None, command: Command, checkpoint: Path | 
         job.run(config, run, checkpoint)
     except Interrupted:
         if run is not None:
-            run.say(f"interrupted; go on with: recsysml train --resume {run.path}" if checkpoint is None else "interrupted")
+            run.say(
+                f"interrupted; go on with: recsysml train --resume {run.path}" if checkpoint is None else "interrupted"
+            )
         return 130
     except Exception:  # its line was said and its traceback written to run.log
         if command.verbose:
@@ -147,7 +146,7 @@ def resume(folder: str, command: Command) -> int:
     record = read_results(path / "results.json")["run"]
     if record["command"] != "train":
         raise ConfigError(f"--resume {folder}: it is a run of `{record['command']}`; only `train` resumes.")
-    config = with_allowed(configs.read_run(path), path, command)
+    config = with_allowed(configs.read_run(path), path, command.overrides)
     if record["status"] == "ok":
         print(f"{path} is finished; nothing to do. To train on from it: recsysml train model.init_from={path}")
         return 0
@@ -174,29 +173,6 @@ def find_run(name: str) -> Path:
             return run.path
     newest = ", ".join(str(run.path) for run in runs[:3]) or f"none under {outputs_dir()}"
     raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
-
-
-def with_allowed(config: RunConfig, run: Path, command: Command) -> RunConfig:
-    """The run's config with the overrides that a resumed run may be given."""
-    if not command.overrides:
-        return config
-    for text in command.overrides:
-        key = text.partition("=")[0]
-        if not key.startswith(RESUME_KEYS):
-            raise ConfigError(
-                f"{text}: a resumed run keeps its config, or its numbers would be of no config at all (only tracker.*,"
-                f" progress and trainer.log_every may change). For more or other training start a new run from its"
-                f" weights: recsysml train model.init_from={run} {text}"
-            )
-    typed = configs.compose(command.overrides, command.config_dir)
-    changed = dataclasses.replace(config, tracker=dataclasses.replace(config.tracker))
-    for text in command.overrides:
-        target, source = (changed, typed)
-        *way, leaf = text.partition("=")[0].split(".")
-        for step in way:
-            target, source = getattr(target, step), getattr(source, step)
-        setattr(target, leaf, getattr(source, leaf))
-    return changed
 
 
 def evaluate(command: Command) -> int:
@@ -283,7 +259,13 @@ class SweepTask:
             run.say(f"resumed: {run.path}")
         else:
             run = Run.create(
-                outputs(config), "train", label(resolved), argv=command.argv, config=content, overrides=words, sweep=self.name
+                outputs(config),
+                "train",
+                label(resolved),
+                argv=command.argv,
+                config=content,
+                overrides=words,
+                sweep=self.name,
             )
             run.say(f"train: {run.path}")
         return do(resolved, run, command)

@@ -72,7 +72,9 @@ def summary(folder: Path, jobs: Sequence[Job], argv: Sequence[str], since: str =
                 "status": "interrupted" if over and status == "running" else status,
                 "error": run.results["run"].get("error") if run else None,
                 "seconds": run.results["run"]["seconds"] if run else None,
-                "metrics": {name: {key: metrics[name].get(key) for key in ("value", "stderr", "better")} for name in shown},
+                "metrics": {
+                    name: {key: metrics[name].get(key) for key in ("value", "stderr", "better")} for name in shown
+                },
             }
         )
     return {"schema": SCHEMA, "name": folder.name, "argv": list(argv), "jobs": rows, "best": best(rows)}
@@ -85,7 +87,9 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if len(names) != 1:
         return None
     name = names.pop()
-    scored = [(row["metrics"][name]["value"], index) for index, row in done if row["metrics"][name]["value"] is not None]
+    scored = [
+        (row["metrics"][name]["value"], index) for index, row in done if row["metrics"][name]["value"] is not None
+    ]
     if not scored:
         return None
     better = done[0][1]["metrics"][name]["better"]

@@ -19,7 +19,7 @@ FLOORS = [
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "doctor", "catalogue"},
-    {"config", "launch", "sweep"},
+    {"sweep", "hints", "config", "datasets", "reuse", "launch"},
     {"cli"},
     {"__main__"},
 ]

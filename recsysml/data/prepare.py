@@ -36,6 +36,8 @@ except ImportError:  # not a Unix: then two processes both build and the first t
 
 log = logging.getLogger("recsysml")
 
+# what `write_split` writes
+SPLIT_FILES = (".bin", ".units.npy", ".ids.json")
 # goes up when the same documents would give other files
 FORMAT = 1
 # a bpe is trained on at most so much text of the training split: more changes little and costs minutes
@@ -62,6 +64,10 @@ class Block:
     unit_starts: np.ndarray  # (u,) int64
     unit_bytes: np.ndarray  # (u,) int64
     unit_ids: list[str]
+
+
+class Damaged(DataError):
+    """A prepared folder that is not as it was written."""
 
 
 class Prepared(NamedTuple):
@@ -94,7 +100,7 @@ def open_or_build(folder: Path, build: Callable[[Path], None]) -> Prepared:
     if folder.is_dir():
         try:
             return read_prepared(folder)
-        except DataError as damage:
+        except Damaged as damage:
             log.warning("%s: preparing it again", damage)
             _discard(folder)
     try:
@@ -150,7 +156,9 @@ def encode_block(tokenizer: Tokenizer, documents: list[Document]) -> Block:
     tokens = np.concatenate([part for ids in encoded for part in (eot, ids)])  # (n,)
     lengths = tokenizer.token_lengths[tokens]
     positions = np.cumsum(lengths) - lengths  # (n,) byte where each token starts
-    starts, ids, total = [], [], 0
+    starts: list[int] = []
+    ids: list[str] = []
+    total = 0
     for document in documents:
         data = document.text.encode()
         cuts = unit_cuts(data)
@@ -166,7 +174,10 @@ def encode_block(tokenizer: Tokenizer, documents: list[Document]) -> Block:
 
 def write_split(folder: Path, name: str, blocks: Iterable[Block], dtype: np.dtype) -> None:
     """Append the blocks to `<name>.bin` and write where their units start."""
-    starts, sizes, ids, length = [], [], [], 0
+    starts: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    ids: list[str] = []
+    length = 0
     with (folder / f"{name}.bin").open("wb") as file:
         for block in blocks:
             assert block.tokens.dtype == dtype
@@ -179,6 +190,14 @@ def write_split(folder: Path, name: str, blocks: Iterable[Block], dtype: np.dtyp
     write_json(folder / f"{name}.ids.json", ids)
 
 
+def read_block(folder: Path, name: str, dtype: np.dtype) -> Block:
+    """What `write_split` wrote, the tokens memory-mapped."""
+    tokens = np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
+    starts, sizes = np.load(folder / f"{name}.units.npy", allow_pickle=False)
+    ids = json.loads((folder / f"{name}.ids.json").read_text(encoding="utf-8"))
+    return Block(tokens, starts, sizes, ids)
+
+
 def write_meta(folder: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
     """The last file of a prepared folder: what is in it, with checksums."""
     write_json(folder / "tokenizer.json", tokenizer.to_json())
@@ -189,21 +208,22 @@ def write_meta(folder: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """Verify every checksum and memory-map the tokens. Raises DataError naming the file that is missing or damaged."""
+    """Verify every checksum and memory-map the tokens. Raises Damaged naming the file that is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for file, expected in meta["files"].items():
             if not (folder / file).is_file() or sha256(folder / file) != expected:
-                raise DataError(f"{folder / file} is damaged (wrong checksum)")
+                raise Damaged(f"{folder / file} is damaged (wrong checksum)")
         tokenizer_json = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         splits = {}
         for name in meta["splits"]:
-            tokens = np.memmap(folder / f"{name}.bin", dtype=np.dtype(meta["dtype"]), mode="r")
-            starts, sizes = np.load(folder / f"{name}.units.npy", allow_pickle=False)
-            ids = json.loads((folder / f"{name}.ids.json").read_text(encoding="utf-8"))
-            splits[name] = TokenSplit(tokens, int(sizes.sum()), starts, sizes, ids)
-    except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder} is damaged ({type(error).__name__}: {error})") from error
+            block = read_block(folder, name, np.dtype(meta["dtype"]))
+            n_bytes = int(block.unit_bytes.sum())
+            splits[name] = TokenSplit(block.tokens, n_bytes, block.unit_starts, block.unit_bytes, block.unit_ids)
+    except Damaged:
+        raise
+    except (OSError, KeyError, ValueError) as error:
+        raise Damaged(f"{folder} is damaged ({type(error).__name__}: {error})") from error
     return Prepared(meta["fingerprint"], tokenizer_from_json(tokenizer_json), splits)
 
 

@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 def check(config: TextConfig) -> None:
-    """Raises ConfigError or DataError, in one line, when a file is missing, has a wrong checksum, or cannot be split."""
+    """Raises ConfigError or DataError, in one line, when a file is missing or has a wrong checksum."""
     if not config.path:
         raise ConfigError("data.path is empty: give files, folders or globs, such as data.path='[notes/*.txt]'")
     check_fractions(
@@ -148,7 +148,7 @@ def _content(config: TextConfig, sources: dict[str, list[Source]]) -> dict[str, 
 
 def _read(sources: list[Source], text_key: str) -> list[Document]:
     """Documents that hold more than spaces."""
-    documents = []
+    documents: list[Document] = []
     for label, path in sources:
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

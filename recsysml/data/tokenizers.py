@@ -114,6 +114,7 @@ def check_tokenizer(name: str, vocab_size: int) -> None:
         raise DataError(_gpt2_missing())
 
 
+@cache
 def bytes_tokenizer() -> Tokenizer:
     """256 ids, one a byte, and end-of-text."""
     return Tokenizer("bytes", [bytes([i]) for i in range(256)])
@@ -130,8 +131,8 @@ def gpt2_tokenizer() -> Tokenizer:
         download(_GPT2_URL, path, _GPT2_SHA256)
     characters = _byte_of_character()
     tokens = [bytes([byte]) for byte in characters.values()]
-    for line in path.read_text(encoding="utf-8").split("\n")[1:-1]:  # the first line is a version
-        tokens.append(bytes(characters[character] for character in line.replace(" ", "")))
+    merges = path.read_text(encoding="utf-8").split("\n")[1:-1]  # the first line is a version
+    tokens.extend(bytes(characters[character] for character in merge.replace(" ", "")) for merge in merges)
     return Tokenizer("gpt2", tokens)
 
 

@@ -1,9 +1,9 @@
 """Checkpoints that are whole or not there, say when they are damaged, and hold all a run needs to go on.
 
-    checkpoints/step-00000100/model.safetensors   the weights to use (the average's, where one is kept)
-                              state.pt            optimisers, random states, counters: plain tensors and numbers
-                              checkpoint.json     format, step, model, tokenizer, sha256 of each file
-    checkpoints/last, checkpoints/best            relative links to one of them
+checkpoints/step-00000100/model.safetensors   the weights to use (the average's, where one is kept)
+                          state.pt            optimisers, random states, counters: plain tensors and numbers
+                          checkpoint.json     format, step, model, tokenizer, sha256 of each file
+checkpoints/last, checkpoints/best            relative links to one of them
 """
 
 from __future__ import annotations
@@ -216,4 +216,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-

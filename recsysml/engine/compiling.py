@@ -17,7 +17,9 @@ from recsysml.engine.loader import Batch
 logger = logging.getLogger("recsysml")
 
 
-def compile_loss(function: Callable[..., Any], model: nn.Module, example: Batch, machine: Machine) -> Callable[..., Any]:
+def compile_loss(
+    function: Callable[..., Any], model: nn.Module, example: Batch, machine: Machine
+) -> Callable[..., Any]:
     """`function(*batch) -> (loss, values)` compiled for batches shaped like `example`; itself if that fails.
 
     One forward and backward pass on `example` pays for the compilation here, outside every measurement; random states

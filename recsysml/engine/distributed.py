@@ -79,11 +79,6 @@ class World:
             dist.barrier()
 
 
-def main_process() -> bool:
-    """Whether this process is the one that writes: true without torchrun. Reads the environment only."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
     """Join the processes torchrun started (nccl on GPUs, gloo else); alone without it. Left again at the end."""

@@ -12,7 +12,7 @@ logger = logging.getLogger("recsysml")
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `requested`; a second SIGINT stops at once (KeyboardInterrupt)."""
+    """While entered, the first SIGINT or SIGTERM is a request; another SIGINT stops at once (KeyboardInterrupt)."""
 
     def __init__(self) -> None:
         self.requested = False

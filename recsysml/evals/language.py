@@ -154,7 +154,7 @@ def with_tokenizer(split: TokenSplit, source: Tokenizer, target: Tokenizer) -> T
     names = dict.fromkeys(unit.rpartition("#")[0] for unit in split.unit_ids)  # documents, in order
     documents = [
         Document(name, source.decode(split.tokens[start + 1 : end].tolist()))
-        for name, start, end in zip(names, ends, ends[1:], strict=True)
+        for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)
     ]
     block = encode_block(target, documents)
     return TokenSplit(block.tokens, split.n_bytes, block.unit_starts, block.unit_bytes, block.unit_ids)
@@ -183,9 +183,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
         data = TokenData(data.name, data.fingerprint, tokenizer, splits)
     if config.eval.split not in data.splits:
         raise ConfigError(f"eval.split={config.eval.split}: {data.name} has {', '.join(data.splits)}")
-    machine = device.prepare(
-        device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True
-    )
+    machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     model = open_model(metadata["model"], tensors, checkpoint_dir).to(machine.device)
     counts = model.counted_parameters()
     run.set_data(data.name, data.fingerprint, data.sizes)

@@ -1,1 +1,1 @@
-
+"""Building blocks of every model: tensors in, tensors out."""

@@ -1,4 +1,4 @@
-"""Stand-ins small enough to check a loop by hand: a model of two matrices, batches from a seed, a run that remembers."""
+"""Stand-ins small enough to check a loop by hand: a model, batches from a seed, a run that remembers."""
 
 from __future__ import annotations
 

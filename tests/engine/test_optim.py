@@ -56,7 +56,9 @@ def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
     for _ in range(5):
         x = COEFFICIENTS[0] * x + COEFFICIENTS[1] * x**3 + COEFFICIENTS[2] * x**5
     assert torch.allclose(level.diagonal(), x, atol=1e-4)
-    assert torch.allclose(orthogonalise(matrix.T, COEFFICIENTS, 5, 1e-7), orthogonalise(matrix, COEFFICIENTS, 5, 1e-7).T)
+    assert torch.allclose(
+        orthogonalise(matrix.T, COEFFICIENTS, 5, 1e-7), orthogonalise(matrix, COEFFICIENTS, 5, 1e-7).T
+    )
 
 
 def test_clip_scales_to_the_norm_and_zero_leaves_it():

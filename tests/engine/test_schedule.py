@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def test_warm_up_is_a_line_that_reaches_the_rate(schedule):
 def test_decay_never_rises_and_ends_at_the_floor(schedule):
     values = rates(schedule)
     assert values[-1] == pytest.approx(0.2)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(values[4:], values[5:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values[4:]))
 
 
 def test_closed_forms():

@@ -1,7 +1,9 @@
-"""What `recsysml eval` may be asked, and the config that judges a checkpoint."""
+"""The config of a run that exists, used again: to go on with it, or to judge its checkpoint."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 from recsysml import catalogue
@@ -9,6 +11,9 @@ from recsysml import config as configs
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import nearest
 from recsysml.schemas.run import RunConfig
+
+# what a resumed run may be given: it changes no number of the run
+RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 
 def check_tasks(tasks: list[str]) -> None:
@@ -32,15 +37,15 @@ def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], 
     made_with: the config of the run the checkpoint lies in, or None for a checkpoint without one.
     model: the `model` entry of its checkpoint.json.
     """
-    from recsysml.job import to_dict
-
     typed = [text.partition("=")[0].lstrip("+") for text in overrides]
     for key in typed:
         if key.partition(".")[0] == "model":
-            raise ConfigError(f"{key}: the model comes from the checkpoint; only data, eval and the root's keys are chosen.")
-    tree = to_dict(asked)
+            raise ConfigError(
+                f"{key}: the model comes from the checkpoint; only data, eval and the root's keys are chosen."
+            )
+    tree = dataclasses.asdict(asked)
     if made_with is not None:
-        before = to_dict(made_with)
+        before = dataclasses.asdict(made_with)
         if asked.device.partition(":")[0] not in ("auto", made_with.device.partition(":")[0]):
             before["trainer"]["precision"] = "auto"  # what was fast where it was trained may be slow or absent here
         for group in ("data", "trainer", "eval"):
@@ -51,4 +56,25 @@ def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], 
                         before[group][field] = tree[group][field] if field in tree[group] else before[group].get(field)
                 tree[group] = before[group]
     tree["model"] = {**model["config"], "kind": model["kind"]}
+    return configs.from_dict(tree)
+
+
+def with_allowed(config: RunConfig, run: Path, overrides: list[str]) -> RunConfig:
+    """A resumed run's config with the overrides it may be given. Raises ConfigError for any other."""
+    tree = dataclasses.asdict(config)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if not key.startswith(RESUME_KEYS):
+            raise ConfigError(
+                f"{text}: a resumed run keeps its config (only tracker.*, progress and trainer.log_every may change)."
+                f" For other or longer training start a new run from its weights: recsysml train"
+                f" model.init_from={run} {text}"
+            )
+        *way, leaf = key.split(".")
+        node = tree
+        for step in way:
+            node = node[step]
+        if leaf not in node:
+            raise ConfigError(f"{key}: there is no such key.")
+        node[leaf] = None if value == "null" else value  # from_dict gives it its type
     return configs.from_dict(tree)

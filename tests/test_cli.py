@@ -1,0 +1,202 @@
+"""The command line: help, exit codes, one line for each mistake, completion; quick because it imports little."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import recsysml
+from recsysml import catalogue
+from recsysml.cli import main
+
+REPOSITORY = Path(recsysml.__file__).resolve().parents[1]
+COMMANDS = ["train", "eval", "config", "list", "generate", "export", "data", "doctor", "diff"]
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def one_line_error(argv: list[str], capsys: pytest.CaptureFixture[str], outputs: Path) -> str:
+    """Runs a command that is a mistake: exit code 2, one line on standard error, nothing printed or written."""
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert not outputs.exists() or not any(outputs.iterdir())
+    return err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS)], ids=" ".join)
+def test_help_works_everywhere_and_loads_nothing_heavy(argv: list[str]) -> None:
+    heavy = ("torch", "hydra", "omegaconf", "numpy", "yaml", "wandb", "lm_eval", "click")
+    program = (
+        f"import sys\nfrom recsysml.cli import main\ncode = main({argv!r})\n"
+        f"print('code', code, [name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = python(program)
+    expected = "code 0 []" if argv else "code 2 []"
+    assert done.stdout.splitlines()[-1] == expected, done.stdout + done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_help_shows_exactly_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"│ {name} " in shown
+    assert "report" not in shown
+    assert "recommend" not in shown.replace("recommenders", "")
+
+
+def test_help_is_quick() -> None:
+    """At most 0.35 s of processor time (the clock's time depends on who else is at work); the best of three."""
+    import resource
+
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert python("from recsysml.cli import main; main(['--help'])").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) <= 0.35, times
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == recsysml.__version__
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], "train"),
+        (["train", "model=gpt3"], "Did you mean: model=gpt2?"),
+        (["train", "trainer.lrr=1"], "Did you mean: trainer.lr?"),
+        (["train", "gpt2"], "Did you mean: model=gpt2?"),
+        (["train", "--model=gpt2"], "Did you mean: model=gpt2?"),
+        (["train", "--mutlirun"], "Did you mean: --multirun?"),
+        (["train", "trainer.lr=1,2"], "add -m"),
+        (["train", "tasks=piqa"], "belongs to `recsysml eval`"),
+        (["train", "checkpoint=x"], "model.init_from=x"),
+        (["train", "--config-dir", "nowhere"], "there is no such folder"),
+        (["train", "--rerun"], "-m"),
+        (["train", "-m", "--resume", "x"], "the same command"),
+        (["train", "--resume", "nowhere"], "not a run directory"),
+        (["train", "--resume"], "--resume"),
+        (["train", "data=text"], "data.path"),
+        (["train", "data=text", "data.path=nowhere.txt"], "nowhere.txt"),
+        (["train", "-m", "trainer.lr=1e-3,2e-3", "trainer.max_step=3"], "Did you mean: trainer.max_steps?"),
+        (["train", "-m", "trainer.lr=1e-3,-1"], "trainer.lr=-1.0: it must be greater than 0."),
+        (["train", "-m", "trainer.lr=1e-3", "hydra/launcher=jobli"], "hydra/launcher"),
+        (["train", "-m", "hydra.sweep.dir=x", "seed=1,2"], "only hydra/launcher may be set"),
+        (["train", "-m", "sweep.name=a,b"], "one sweep.name"),
+        (["eval", "tasks=arc_esy"], "Did you mean: arc_easy?"),
+        (["eval", "tasks=arc_easy,piqa"], "this version cannot run tasks"),
+        (["eval", "limit=3"], "limit belongs to tasks"),
+        (["eval"], "no finished or interrupted train run"),
+        (["eval", "checkpoint=nowhere"], "nowhere"),
+        (["config", "foo=1"], "there is no such key"),
+        (["config", "--from", "nowhere"], "not a run directory"),
+        (["list", "modles"], "Did you mean: models?"),
+        (["list", "--foo"], "--foo"),
+        (["data", "prepare"], "name a data set"),
+        (["data", "prepare", "python_dosc"], "Did you mean: python_docs?"),
+        (["data", "chekc"], "Did you mean: check?"),
+        (["generate", "last"], "no finished or interrupted train run"),
+        (["generate"], "CHECKPOINT"),
+        (["export", "nowhere", "x"], "nowhere"),
+        (["diff", "a"], "B"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str], own_outputs: Path
+) -> None:
+    assert words in one_line_error(argv, capsys, own_outputs)
+
+
+def test_a_mistake_shows_its_traceback_with_v(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "model=gpt3", "-v"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_config_prints_yaml_that_keeps_auto(capsys: pytest.CaptureFixture[str], own_outputs: Path) -> None:
+    assert main(["config", "model=gpt2", "trainer.lr=1e-4"]) == 0
+    tree = yaml.safe_load(capsys.readouterr().out)
+    assert tree["trainer"]["lr"] == 1e-4
+    assert (tree["model"]["size"], tree["device"], tree["trainer"]["precision"]) == ("auto", "auto", "auto")
+    assert not own_outputs.exists()
+
+
+def test_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# my own model\nkind: gpt\n")
+    assert main(["list", "models", "--config-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "mine         my own model" in lines
+    assert any(line.startswith("gpt2_modern  ") for line in lines)
+    assert main(["list"]) == 0
+    assert "trainers:" in capsys.readouterr().out
+    assert main(["list", "runs"]) == 0
+
+
+def test_task_names_are_lm_evals_and_are_kept(own_cache: Path) -> None:
+    names = catalogue.task_names()
+    assert {"arc_easy", "piqa", "hellaswag", "mmlu", "ai2_arc"} <= set(names)
+    start = time.perf_counter()
+    assert catalogue.task_names() == names
+    assert time.perf_counter() - start < 0.5
+    assert list((own_cache / "recsysml").glob("lm_eval_tasks-*.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "expected"),
+    [
+        ([], "model=gpt2_", ["model=gpt2_modern"]),
+        (["model"], "gpt2_", ["gpt2_modern"]),  # bash cuts words at "="
+        (["model", "="], "gpt2_", ["gpt2_modern"]),
+        (["seed=1"], "data=python_d", ["data=python_docs"]),
+        ([], "trainer.max", ["trainer.max_steps="]),
+        ([], "mod", ["model="]),
+        ([], "seed=", []),
+    ],
+)
+def test_completions(words: list[str], incomplete: str, expected: list[str]) -> None:
+    found = catalogue.complete(words, incomplete)
+    assert expected == [name for name in found if not name.startswith("model.")]
+
+
+@pytest.mark.parametrize(
+    ("shell", "environment", "expected"),
+    [
+        ("bash", {"COMP_WORDS": "recsysml train model = gpt2_", "COMP_CWORD": "4"}, "gpt2_modern"),
+        ("bash", {"COMP_WORDS": "recsysml train model =", "COMP_CWORD": "3"}, "gpt2\ngpt2_modern"),
+        ("bash", {"COMP_WORDS": "recsysml tra", "COMP_CWORD": "1"}, "train"),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "recsysml train model=gpt2_"}, "model=gpt2_modern"),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "recsysml train trainer.max", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+         "trainer.max_steps="),
+        ("bash", {"COMP_WORDS": "recsysml list mo", "COMP_CWORD": "2"}, "models"),
+    ],
+)  # fmt: skip
+def test_the_shell_completes(shell: str, environment: dict[str, str], expected: str) -> None:
+    program = "import sys, atexit\natexit.register(lambda: print([n for n in ('hydra', 'torch') if n in sys.modules]))\n"
+    done = python(
+        program + "from recsysml.cli import main; main()", _RECSYSML_COMPLETE=f"complete_{shell}", **environment
+    )
+    text, _, heavy = done.stdout.strip().rpartition("\n")
+    assert expected in text, done.stdout + done.stderr
+    assert heavy == "[]"
