@@ -1,7 +1,8 @@
-"""`recsysml diff A B`: metric by metric better, worse, within noise or not comparable; then what differs in the runs."""
+"""`recsysml diff A B`: metric by metric better, worse, within noise or not comparable; then what else differs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from recsysml.environment import strict
 from recsysml.errors import ConfigError
 from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaired_z
-from recsysml.runs import read_results
+from recsysml.runs import read_json, read_results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,7 @@ _PER_TOKEN = ("loss", "perplexity")
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric of both sides. `effect` is B - A with its interval at 1 - alpha; the verdict is about B, by `p_adjusted`."""
+    """One metric of both sides. `effect` is B - A, its interval is at 1 - alpha; the verdict on B by `p_adjusted`."""
 
     name: str
     a: float | None
@@ -85,6 +86,7 @@ class _Side:
     file: Path
     results: dict[str, Any]
     examples: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> ids (n,), values (n,)
+    notes: list[str]
 
 
 def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
@@ -111,18 +113,43 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     )
 
 
+def main(a: str, b: str, *, as_json: bool = False, fail_on_regression: bool = False) -> int:
+    """The command: prints the comparison and returns the exit code, 3 if a regression was found and shall fail."""
+    comparison = compare(Path(a), Path(b))
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        render(comparison)
+    return 3 if fail_on_regression and comparison.regressions else 0
+
+
 def _open(path: Path) -> _Side:
     path = path.expanduser()
-    if path.name == "sweep.json" or (path / "sweep.json").is_file():
-        raise ConfigError(f"{path} is a sweep; name one of its runs (their directories lie beside sweep.json)")
-    if path.is_dir() and not (path / "results.json").is_file():
-        raise ConfigError(f"{path} is no run directory: it has no results.json")
     if not path.exists():
         raise ConfigError(f"{path} does not exist; A and B are run directories or results.json files")
+    name, notes = str(path), []
+    if path.name == "sweep.json" or (path / "sweep.json").is_file():
+        path, note = _best_job(path if path.is_file() else path / "sweep.json")
+        name, notes = str(path), [note]
+    if path.is_dir() and not (path / "results.json").is_file():
+        raise ConfigError(f"{path} is no run directory: it has no results.json")
     file = path / "results.json" if path.is_dir() else path
     results = read_results(file)
     examples = file.parent / "examples.parquet"
-    return _Side(str(path), file, results, _read_examples(examples) if examples.is_file() else {})
+    return _Side(name, file, results, _read_examples(examples) if examples.is_file() else {}, notes)
+
+
+def _best_job(file: Path) -> tuple[Path, str]:
+    """The run directory of a sweep's best job, and what must be said about it."""
+    content = read_json(file)
+    try:
+        jobs, best = content["jobs"], content["best"]
+        if best is None:
+            raise ConfigError(f"{file} has no best job: name one of its runs")
+        path, metric = file.parent / jobs[best["job"]]["path"], best["metric"]
+    except (TypeError, KeyError, IndexError) as error:
+        raise ConfigError(f"{file} is damaged: it does not say which job was best") from error
+    return path, f"was picked as the best of {len(jobs)} jobs by {metric}, so that metric flatters it"
 
 
 def _read_examples(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -185,8 +212,8 @@ def _judge(name: str, a: _Side, b: _Side, refused: str | None, alpha: float) -> 
 
 
 def _with_test(row: MetricRow, found: Difference, n: int | None, obstacle: str | None) -> MetricRow:
-    numbers = {"effect": found.effect, "low": found.low, "high": found.high, "p": found.p}
-    return replace(row, verdict=NOISE, reason=obstacle, test=found.test, n=n, **numbers)
+    tested = replace(row, verdict=NOISE, reason=obstacle, test=found.test, n=n)
+    return replace(tested, effect=found.effect, low=found.low, high=found.high, p=found.p)
 
 
 def _pair(name: str, a: _Side, b: _Side) -> tuple[tuple[np.ndarray, np.ndarray] | None, str | None]:
@@ -230,8 +257,9 @@ def _tokenizer(results: dict[str, Any]) -> Any:
 
 
 def _notes(a: _Side, b: _Side) -> list[str]:
-    notes = []
+    notes: list[str] = []
     for label, side in (("A", a), ("B", b)):
+        notes.extend(f"{label} {note}" for note in side.notes)
         run = side.results["run"]
         if run["status"] != "ok":
             notes.append(f"{label} is {run['status']}: its numbers are not those of a whole run")

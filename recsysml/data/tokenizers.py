@@ -110,7 +110,7 @@ def check_tokenizer(name: str, vocab_size: int) -> None:
         raise ConfigError(f"data.tokenizer={name} does not exist: choose one of {', '.join(NAMES)}")
     if name == "bpe" and vocab_size < 257:
         raise ConfigError(f"data.vocab_size={vocab_size} is too small: 256 bytes and end-of-text need at least 257")
-    if name == "gpt2" and _gpt2_file() is None and not reachable(_GPT2_URL):
+    if name == "gpt2" and gpt2_file() is None and not reachable(_GPT2_URL):
         raise DataError(_gpt2_missing())
 
 
@@ -123,7 +123,7 @@ def bytes_tokenizer() -> Tokenizer:
 @cache
 def gpt2_tokenizer() -> Tokenizer:
     """GPT-2's 50,257 tokens, from tiktoken's cache, `$RECSYSML_DATA/tiktoken_cache` (only read) or the network."""
-    path = _gpt2_file()
+    path = gpt2_file()
     if path is None:
         if not reachable(_GPT2_URL):
             raise DataError(_gpt2_missing())
@@ -192,7 +192,7 @@ def _gpt2_folders() -> list[Path]:
     return [*folders, shared / "tiktoken_cache"] if shared else folders
 
 
-def _gpt2_file() -> Path | None:
+def gpt2_file() -> Path | None:
     """The first vocabulary file with the right checksum."""
     for folder in _gpt2_folders():
         path = folder / _GPT2_FILE

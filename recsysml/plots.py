@@ -1,0 +1,231 @@
+"""Pictures of a run and of a sweep. matplotlib is imported when one is drawn, and never opens a window."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recsysml.files import write_atomic
+from recsysml.rows import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREY, _GREEN = "#2f6fb3", "#d9622b", "#6b7280", "#3d8a5f"
+_STYLE: dict[Any, Any] = {
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "xtick.color": "#4b5563",
+    "ytick.color": "#4b5563",
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+# Replicates of one setting rather than a setting: their spread is shown, not an axis of their own.
+_SEED = "seed"
+
+
+def loss_plot(run_dir: Path) -> Path:
+    """Draws metrics.jsonl of a run into plots/loss.png and returns its path.
+
+    Above: training loss, raw and smoothed, and validation loss (nats per token), with bits per byte on the right if
+    it was logged. Below: learning rate and throughput, whichever were logged.
+    """
+    rows = read_rows(run_dir / "metrics.jsonl")
+    below = [name for name in ("lr", "tokens_per_second") if _series(rows, name)[0].size]
+    with _style():
+        figure, axes = _figure(8, 5.2 if below else 4, ratios=(3.2, 1) if below else (1,))
+        _draw_losses(axes[0], rows)
+        axes[0].set_title(run_dir.name, loc="left", fontsize=10, color=_GREY)
+        if below:
+            _draw_below(axes[1], rows, below)
+        axes[-1].set_xlabel("step")
+        return _save(figure, run_dir / "plots" / "loss.png")
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    steps, losses = _series(rows, "train/loss")
+    if steps.size:
+        crowded = steps.size > 30
+        axes.plot(
+            steps, losses, color=_BLUE, alpha=0.25 if crowded else 0.9, lw=0.9, label=None if crowded else "train"
+        )
+        if crowded:
+            axes.plot(steps, _smooth(losses), color=_BLUE, lw=1.8, label="train (smoothed)")
+    steps, losses = _series(rows, "val/loss")
+    if steps.size:
+        axes.plot(steps, losses, color=_ORANGE, lw=1.4, marker="o", ms=4, label="validation")
+        best = int(np.argmin(losses))
+        axes.annotate(
+            f"best {losses[best]:.3f}",
+            (steps[best], losses[best]),
+            xytext=(0, 14),
+            textcoords="offset points",
+            ha="right" if steps[best] > steps.mean() else "left",
+            color=_ORANGE,
+        )
+        _draw_bits_per_byte(axes, losses, rows)
+    axes.set_ylabel("loss (nats per token)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right")
+    else:
+        axes.text(0.5, 0.5, "no loss was logged", transform=axes.transAxes, ha="center", color=_GREY)
+
+
+def _draw_bits_per_byte(axes: Axes, losses: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A second scale on the right: bits per byte is the loss times a constant of the tokenizer."""
+    bits = _series(rows, "val/bits_per_byte")[1]
+    if bits.size == losses.size and (losses > 0).all():
+        factor = float(np.median(bits / losses))
+        if factor > 0:
+            scales = (lambda y: np.asarray(y) * factor, lambda y: np.asarray(y) / factor)
+            right = axes.secondary_yaxis("right", functions=scales)
+            right.set_ylabel("bits per byte (validation)")
+            right.spines["right"].set_visible(True)
+
+
+def _draw_below(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    labels = {"lr": "learning rate", "tokens_per_second": "tokens/s"}
+    sides = [axes, axes.twinx()] if len(names) == 2 else [axes]
+    for side, name, colour in zip(sides, names, (_GREY, _GREEN), strict=False):
+        steps, values = _series(rows, name)
+        side.plot(steps, values, color=colour, lw=1.2)
+        side.set_ylabel(labels[name], color=colour)
+        side.set_ylim(0, 1.1 * float(values.max()) or 1)
+        side.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if len(sides) == 2:
+        sides[1].grid(False)
+        sides[1].spines["right"].set_visible(True)
+
+
+def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], path: Path) -> None:
+    """Draws the headline metric of a sweep against what was swept; draws nothing if no job has it.
+
+    content: what sweep.json holds. changed: for each job its overrides that not every job has, as `key=value`. The
+    numeric key with the most values is the x axis; other keys make a line each; seeds are points around the mean.
+    """
+    best = content["best"]
+    if best is None:
+        return
+    points: list[tuple[dict[str, str], float]] = []
+    for row, words in zip(content["jobs"], changed, strict=True):
+        value = (row["metrics"].get(best["metric"]) or {}).get("value")
+        if row["status"] == "ok" and value is not None:
+            points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
+    keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
+    x_key = _x_axis(keys, [setting for setting, _ in points])
+    with _style():
+        figure, (axes,) = _figure(7, 4.2, ratios=(1,))
+        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, _SEED)])
+        axes.set_xlabel(x_key or "")
+        axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
+        axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
+        _save(figure, path)
+
+
+def _x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | None:
+    candidates = [key for key in keys if key != _SEED] or list(keys)
+
+    def rank(key: str) -> tuple[bool, int]:
+        values = [setting.get(key) for setting in settings]
+        return all(_as_number(value) is not None for value in values), len(set(values))
+
+    return max(candidates, key=rank, default=None)
+
+
+def _draw_sweep(
+    axes: Axes, points: Sequence[tuple[dict[str, str], float]], x_key: str | None, line_keys: Sequence[str]
+) -> None:
+    texts = [setting.get(x_key or "", "default") for setting, _ in points]
+    numbers = [_as_number(text) for text in texts]
+    numeric = len(set(texts)) > 1 and x_key != _SEED and all(number is not None for number in numbers)
+    # where a setting stands on the x axis: at its number, or in order of appearance
+    order = list(dict.fromkeys(texts))
+    places = np.array([number if numeric else order.index(text) for number, text in zip(numbers, texts, strict=True)])
+    values = np.array([value for _, value in points])
+    names = [" ".join(f"{key}={setting.get(key, 'default')}" for key in line_keys) for setting, _ in points]
+    colours = _palette(len(set(names)))
+    for colour, name in zip(colours, dict.fromkeys(names), strict=True):
+        chosen = np.array([own == name for own in names])
+        xs = np.unique(places[chosen])
+        means = [values[chosen & (places == x)].mean() for x in xs]
+        axes.plot(xs, means, color=colour, lw=1.6 if numeric else 0, marker="o", ms=6, label=name or None)
+        axes.plot(places[chosen], values[chosen], ".", color=colour, alpha=0.45, ms=6)
+    if numeric:
+        ticks = np.unique(places)
+        if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
+            axes.set_xscale("log")
+        if len(ticks) <= 8:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+    else:
+        axes.set_xticks(range(len(order)), order)
+        axes.margins(x=0.15)
+    if line_keys:
+        axes.legend(fontsize=9)
+
+
+def _palette(n: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    fixed = [_BLUE, _ORANGE, _GREEN, "#8b5fbf", "#b08900", "#c2477f"]
+    return fixed[:n] if n <= len(fixed) else list(colormaps["viridis"](np.linspace(0, 0.92, n)))
+
+
+def _style() -> AbstractContextManager[None]:
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE)
+
+
+def _figure(width: float, height: float, *, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Figure and axes without pyplot, which would keep every figure alive and pick a backend with windows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=list(ratios))
+    return figure, list(axes[:, 0])
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomic(path, picture.getvalue())
+    return path
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one logged name, both (n,)."""
+    found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    table = np.array(found, np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over about 4% of the curve, narrower at its ends, so that it neither lags nor sags there. (n,)"""
+    half = max(1, len(values) // 50)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
+def _as_number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
