@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from recsysml import lazy, plots
@@ -23,6 +22,7 @@ from recsysml.errors import ConfigError
 from recsysml.evals import language as evals
 from recsysml.models import KINDS as MODELS
 from recsysml.models.generation import generate
+from recsysml.models.init_from import load_initial_weights
 from recsysml.schemas.run import RunConfig
 
 logger = logging.getLogger("recsysml")
@@ -59,7 +59,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if resume is None and config.model.init_from:
-        start_from(model, Path(config.model.init_from), say=logger.info if world.main else logger.debug)
+        report = load_initial_weights(model, config.model.init_from)
+        if world.main:
+            logger.info("%s", report)
     model.to(machine.device)
     model.gradient_checkpointing = settings.gradient_checkpointing
     if world.rank:
@@ -174,35 +176,6 @@ def sample(model: Any, data: TokenData, prompt: str, length: int, seed: int) -> 
     ids = [tokenizer.eot, *tokenizer.encode(prompt)]
     drawn = generate(model, ids, length, seed=seed)
     return {"prompt": prompt, "text": tokenizer.decode([i for i in drawn if i != tokenizer.eot])}
-
-
-def start_from(model: Any, path: Path, say: Any) -> None:
-    """Fill `model` with the weights of a Hugging Face GPT-2 folder, a run directory or a checkpoint folder.
-
-    Says in one line what did not fit. Raises ConfigError if nothing fits or nothing is there.
-    """
-    if (path / "checkpoints").is_dir():
-        path = next((path / "checkpoints" / n for n in ("best", "last") if (path / "checkpoints" / n).exists()), path)
-    if (path / checkpoint.METADATA).is_file():
-        tensors, _ = checkpoint.load_weights(path)
-    elif (path / "config.json").is_file():
-        tensors = lazy.resolve("recsysml.models.hf_gpt2:load_hf_folder")(path)
-    else:
-        raise ConfigError(
-            f"model.init_from={path}: neither a run directory, nor a checkpoint, nor a Hugging Face folder"
-        )
-    expected = checkpoint.weights(model)
-    fitting = {n: t for n, t in tensors.items() if n in expected and expected[n].shape == t.shape}
-    if not fitting:
-        raise ConfigError(f"model.init_from={path}: none of its {len(tensors)} tensors fits this model")
-    with torch.no_grad():
-        for name, tensor in fitting.items():
-            expected[name].copy_(tensor)
-    say(f"{len(fitting)} of {len(expected)} tensors from {path}")
-    left = [*(f"{n} kept its random start" for n in expected if n not in fitting)]
-    left += [f"{n} of the file was not used" for n in tensors if n not in fitting]
-    if left:
-        say(f"did not fit: {'; '.join(left)}")
 
 
 def model_name(config: Any) -> str:
