@@ -29,8 +29,8 @@ PARTS = ("docs", "source")
 # installed packages, tests, and what Linux distributions ship apart, patch or leave out
 _LEFT_OUT = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo"),
-    *("ensurepip", "distutils", "lib-dynload", "__pycache__"),
-    *("sitecustomize.py", "usercustomize.py"),
+    *("ensurepip", "distutils", "macholib", "lib-dynload", "__pycache__"),
+    *("sitecustomize.py", "usercustomize.py", "_distutils_system_mod.py"),
 }
 _LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 _TOPICS = "pydoc_data/topics.py"
