@@ -27,7 +27,9 @@ def batches(vocab_size: int, count: int = 8) -> list[tuple[Tensor, Tensor]]:
     return [(rows[:, :-1].contiguous(), rows[:, 1:].contiguous()) for rows in tokens]
 
 
-def step_of(loss: Loss, model: nn.Module, optimizers: list[torch.optim.Optimizer], vocab_size: int) -> Callable[[int], float]:
+def step_of(
+    loss: Loss, model: nn.Module, optimizers: list[torch.optim.Optimizer], vocab_size: int
+) -> Callable[[int], float]:
     data = batches(vocab_size)
 
     def step(i: int) -> float:
@@ -111,7 +113,13 @@ def copy_weights(source: PlainGPT, target: nn.Module) -> None:
     tensors = dict(target.named_parameters())
     tensors["token_embedding.weight"][: source.token.num_embeddings] = source.token.weight
     tensors["position_embedding.weight"].copy_(source.position.weight)
-    pairs = {"attention_norm": "norm_1", "attention.out": "attention_out", "mlp_norm": "norm_2", "mlp.up": "up", "mlp.out": "down"}
+    pairs = {
+        "attention_norm": "norm_1",
+        "attention.out": "attention_out",
+        "mlp_norm": "norm_2",
+        "mlp.up": "up",
+        "mlp.out": "down",
+    }
     own = dict(source.named_parameters())
     for part in ("weight", "bias"):
         tensors[f"norm.{part}"].copy_(own[f"norm.{part}"])

@@ -37,7 +37,8 @@ class Contender:
         )
 
     def ask(self, steps: int, *, record: bool = True) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()

@@ -18,12 +18,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+Curve = list[tuple[int, float]]  # (step, validation loss)
+
 GZIP = 1.59  # nats a byte: gzip -9 of the whole language reference
 SHARED = [
-    *("data=python_docs", "data.part=reference", "data.tokenizer=bytes", "data.val_fraction=0.1", "data.test_fraction=0"),
-    *("model.size=nano", "model.context_length=128", "trainer.batch_size=16", "trainer.max_steps=400"),
-    *("trainer.warmup_steps=20", "trainer.schedule=cosine", "trainer.min_lr_ratio=0.1", "trainer.weight_decay=0.1"),
-    *("trainer.eval_every=10", "trainer.checkpoint_every=0", "trainer.sample_tokens=0", "tracker.mode=disabled"),
+    "data=python_docs",
+    "data.part=reference",
+    "data.tokenizer=bytes",
+    "data.val_fraction=0.1",
+    "data.test_fraction=0",
+    "model.size=nano",
+    "model.context_length=128",
+    "trainer.batch_size=16",
+    "trainer.max_steps=400",
+    "trainer.warmup_steps=20",
+    "trainer.schedule=cosine",
+    "trainer.min_lr_ratio=0.1",
+    "trainer.weight_decay=0.1",
+    "trainer.eval_every=10",
+    "trainer.checkpoint_every=0",
+    "trainer.sample_tokens=0",
+    "tracker.mode=disabled",
 ]
 ARMS = {
     "gpt2 + AdamW": ["model=gpt2", "trainer.optimizer=adamw"],
@@ -31,17 +46,16 @@ ARMS = {
 }
 
 
-def curves(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[tuple[str, int], list[tuple[int, float]]]:
-    """(lr, seed) -> [(step, validation loss)], by one sweep; jobs that are done are not done again."""
-    words = [*ARMS[arm], *SHARED, *extra]
-    name = f"bench-{'modern' if 'modern' in arm else 'classic'}"
-    outputs = Path("outputs/bench")
-    sweep = [f"trainer.lr={','.join(rates)}", f"seed={','.join(map(str, seeds))}", f"outputs={outputs}", f"sweep.name={name}"]
-    command = [sys.executable, "-m", "recsysml", "train", *words, *sweep, "-m"]
+def curves(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[tuple[str, int], Curve]:
+    """The curve of each (lr, seed), by one sweep; jobs that are done are not done again."""
+    outputs, name = Path("outputs/bench"), "bench-modern" if "modern" in arm else "bench-classic"
+    words = [*ARMS[arm], *SHARED, *extra, f"outputs={outputs}", f"sweep.name={name}"]
+    sweep = [f"trainer.lr={','.join(rates)}", f"seed={','.join(map(str, seeds))}", "-m"]
+    command = [sys.executable, "-m", "recsysml", "train", *words, *sweep]
     print("$ recsysml", *command[3:], flush=True)
     subprocess.run(command, check=True)
     folder = outputs / "sweep" / name
-    found: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    found: dict[tuple[str, int], Curve] = {}
     for job in json.loads((folder / "sweep.json").read_text())["jobs"]:
         run = folder / job["path"]
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -57,7 +71,7 @@ def chosen(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> di
     return {"lr": best, "searched": searched, "curves": [*curves(arm, [best], seeds, extra).values()]}
 
 
-def reached(curve: list[tuple[int, float]], target: float) -> int | None:
+def reached(curve: Curve, target: float) -> int | None:
     """The first step whose validation loss is at or below `target`."""
     return next((step for step, loss in curve if loss <= target), None)
 
@@ -84,7 +98,11 @@ def show(result: dict[str, Any]) -> None:
     print("gpt2 + AdamW ends at", *(f"{loss:.3f}" for loss in result["classic_final"]), f"nats/byte (gzip {GZIP})")
     print("gpt2_modern + Muon ends at", *(f"{loss:.3f}" for loss in result["modern_final"]))
     shares = result["share_of_steps"]
-    print("and reaches the other's end in", *("never" if share is None else f"{share:.1%}" for share in shares), "of the steps")
+    print(
+        "and reaches the other's end in",
+        *("never" if share is None else f"{share:.1%}" for share in shares),
+        "of the steps",
+    )
     if None not in shares:
         print(f"mean {statistics.mean(shares):.1%} (reach 25%, moon 12%)")
     if not result["classic_beats_gzip"]:

@@ -22,7 +22,12 @@ TOKENS = ROWS * CONTEXT
 def products(vocab_size: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
     """(how often, shape, shape) of every matrix product of a step."""
     found: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
-    linear = [(LAYERS, WIDTH, 3 * WIDTH), (LAYERS, WIDTH, WIDTH), (LAYERS, WIDTH, 4 * WIDTH), (LAYERS, 4 * WIDTH, WIDTH)]
+    linear = [
+        (LAYERS, WIDTH, 3 * WIDTH),
+        (LAYERS, WIDTH, WIDTH),
+        (LAYERS, WIDTH, 4 * WIDTH),
+        (LAYERS, 4 * WIDTH, WIDTH),
+    ]
     for count, inputs, outputs in (*linear, (1, WIDTH, vocab_size)):
         found.append((count, (TOKENS, inputs), (inputs, outputs)))
         found.append((count, (TOKENS, outputs), (outputs, inputs)))

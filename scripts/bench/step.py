@@ -16,28 +16,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+from duel import Contender, duel
 
-from duel import Contender, duel  # noqa: E402
+HERE = Path(__file__).parent
 
 
 def measure(vocab_size: int, rounds: int, threads: int, settings: list[str]) -> dict[str, Any]:
     """Times, ratios, share of the roof and the largest difference of losses."""
-    from recsysml.engine.device import bf16_is_fast, device_name, prepare, torch
     from roof import flops
+
+    from recsysml.engine.device import bf16_is_fast, device_name, prepare, torch
 
     precision = "bf16" if bf16_is_fast("cpu") else "fp32"
     prepare("cpu", precision)
     path = str(HERE / "contenders.py")
     size = [str(vocab_size), str(threads)]
-    where = {"PYTHONPATH": str(HERE.parents[1])}
     contenders = [
         Contender("plain", [path, "plain", *size]),
         Contender("plain + fused AdamW + compile", [path, "tuned", *size]),
-        Contender("ours", [path, "ours", *size, *settings], where),
-        Contender("ours, modern + Muon", [path, "ours", *size, *MODERN, *settings], where),
-        Contender("roof", [str(HERE / "roof.py"), *size, precision, torch.get_float32_matmul_precision()], where),
+        Contender("ours", [path, "ours", *size, *settings]),
+        Contender("ours, modern + Muon", [path, "ours", *size, *MODERN, *settings]),
+        Contender("roof", [str(HERE / "roof.py"), *size, precision, torch.get_float32_matmul_precision()]),
     ]
     if importlib.util.find_spec("transformers"):
         contenders.insert(1, Contender("transformers", [path, "transformers", *size]))
