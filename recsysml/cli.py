@@ -133,7 +133,9 @@ def list_(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[str, typer.Argument(help="last, a run directory or a checkpoint folder.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
     prompt: Annotated[str, typer.Argument(help="What the text begins with.")] = "",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="How many tokens.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
@@ -143,23 +145,35 @@ def generate(
     verbose: Verbose = False,
 ) -> int:
     """Sample text from a language model."""
+    path = _checkpoint(checkpoint)  # a wrong name is said before torch is imported
+
     from recsysml import serving
 
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    serving.generate_text(_checkpoint(checkpoint), prompt, max_new_tokens, **options)
+    model, tokenizer, _ = serving.open_language_model(path)
+    print(prompt, end="")
+    for text in serving.generate_text(
+        model, tokenizer, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    ):
+        print(text, end="", flush=True)
+    print()
     return 0
 
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="last, a run directory or a checkpoint folder.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it must not hold anything yet.")],
     verbose: Verbose = False,
 ) -> int:
     """Write a language model as a Hugging Face folder."""
+    path = _checkpoint(checkpoint)
+
     from recsysml import serving
 
-    serving.export(_checkpoint(checkpoint), folder)
+    architecture = serving.export_folder(path, folder)
+    print(f"{path} as {architecture}: {folder}")
     return 0
 
 
@@ -197,9 +211,16 @@ def diff(
     verbose: Verbose = False,
 ) -> int:
     """Two runs, metric by metric: better, worse, or within noise."""
-    from recsysml import diff as comparison
+    import json
 
-    return comparison.main(a, b, as_json=as_json, fail_on_regression=fail_on_regression)
+    from recsysml import diff as differences
+
+    found = differences.compare(Path(a), Path(b))
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        differences.render(found)
+    return 3 if fail_on_regression and found.regressions else 0
 
 
 @app.callback(invoke_without_command=True)
@@ -224,7 +245,9 @@ def _checkpoint(name: str) -> Path:
     from recsysml.files import outputs_dir
     from recsysml.runs import resolve_checkpoint
 
-    return resolve_checkpoint(name, outputs_dir(), family="text")
+    path = resolve_checkpoint(name, outputs_dir(), family="text")
+    print(f"checkpoint: {path}", file=sys.stderr)
+    return path
 
 
 _argv: list[str] = []

@@ -62,11 +62,14 @@ class Run:
     ) -> Run:
         """Makes `<root>/<command>/<yyyymmdd-hhmmss>-<label>-<4 hex>`, a directory that did not exist, and its record.
 
+        A job of a sweep lies in `<root>/sweep/<sweep>/` instead.
+
         config: the resolved config as plain dicts. parents: runs whose checkpoints this one starts from.
         Raises ConfigError if `root` cannot be written.
         """
         started = datetime.now(UTC)
-        path = _new_directory(Path(root) / command, started, label)
+        folder = Path(root) / command if sweep is None else Path(root) / "sweep" / sweep
+        path = _new_directory(folder, started, label)
         config = dict(config)
         packages = package_versions()
         record = {

@@ -63,11 +63,12 @@ def split_documents(documents: list[Document], val_fraction: float, test_fractio
     total = sum(sizes.values())
     left = sorted(sizes)
     split_of: dict[str, str] = {}
-    for name in wanted:
+    for i, name in enumerate(wanted):
         share = shares[name] * total
-        chosen, taken = [], 0
+        chosen: list[str] = []
+        taken = 0
         for key in left:
-            if taken >= share:
+            if taken >= share or len(left) - len(chosen) <= len(wanted) - i:  # each split to come needs one
                 break
             if sizes[key] <= share:
                 chosen.append(key)

@@ -1,7 +1,8 @@
-"""User-item events from a RecBole `.inter` file, a CSV or a Parquet file, split by time or by each user's last event."""
+"""User-item events of a RecBole `.inter`, CSV or Parquet file, split by time or by each user's last event."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,10 @@ def load(config: InteractionsConfig) -> Interactions:
     path = _find(config)
     names = _columns(config, path)
     wanted = [names[column] for column in (config.user_column, config.item_column, config.time_column)]
-    rows = (_scan(path).select(wanted)).collect()
+    try:
+        rows = _scan(path).select(wanted).collect()
+    except Exception as error:  # polars has many; the first line says which
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     rows.columns = ["user", "item", "time"]
     rows = rows.with_columns(pl.col("user", "item").cast(pl.String), _seconds(rows["time"]))
     for column, name in zip(rows.columns, wanted, strict=True):
@@ -163,7 +167,5 @@ def _last_out(users: np.ndarray) -> np.ndarray:
 
 
 def _fingerprint(config: InteractionsConfig, path: Path) -> str:
-    import hashlib
-
     parts = (sha256(path), config.split, config.user_column, config.item_column, config.time_column)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

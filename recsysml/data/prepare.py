@@ -156,7 +156,9 @@ def encode_block(tokenizer: Tokenizer, documents: list[Document]) -> Block:
     tokens = np.concatenate([part for ids in encoded for part in (eot, ids)])  # (n,)
     lengths = tokenizer.token_lengths[tokens]
     positions = np.cumsum(lengths) - lengths  # (n,) byte where each token starts
-    starts, ids, total = [], [], 0
+    starts: list[int] = []
+    ids: list[str] = []
+    total = 0
     for document in documents:
         data = document.text.encode()
         cuts = unit_cuts(data)

@@ -114,6 +114,7 @@ def check_tokenizer(name: str, vocab_size: int) -> None:
         raise DataError(_gpt2_missing())
 
 
+@cache
 def bytes_tokenizer() -> Tokenizer:
     """256 ids, one a byte, and end-of-text."""
     return Tokenizer("bytes", [bytes([i]) for i in range(256)])

@@ -1,0 +1,127 @@
+"""In what share of the steps does gpt2_modern with Muon reach the final validation loss of GPT-2 with AdamW?
+
+    python scripts/bench/loss.py [--grid 1e-3,2e-3,4e-3,8e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
+
+Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same grid of
+learning rates (searched with the first seed, the lowest validation loss of the whole run wins), the same warm-up and
+schedule. GPT-2 must end below gzip, or it is no opponent. The runs go through `recsysml train` and stay in the
+outputs folder; one that is there already, by its config, is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Curve = list[tuple[int, float]]  # (step, validation loss)
+
+GZIP = 1.59  # nats a byte: gzip -9 of the whole language reference
+SHARED = [
+    "data=python_docs",
+    "data.part=reference",
+    "data.tokenizer=bytes",
+    "data.val_fraction=0.1",
+    "data.test_fraction=0",
+    "model.size=nano",
+    "model.context_length=128",
+    "trainer.batch_size=16",
+    "trainer.max_steps=400",
+    "trainer.warmup_steps=20",
+    "trainer.schedule=cosine",
+    "trainer.min_lr_ratio=0.1",
+    "trainer.weight_decay=0.1",
+    "trainer.eval_every=10",
+    "trainer.checkpoint_every=0",
+    "trainer.sample_tokens=0",
+    "tracker.mode=disabled",
+]
+ARMS = {
+    "gpt2 + AdamW": ["model=gpt2", "trainer.optimizer=adamw"],
+    "gpt2_modern + Muon": ["model=gpt2_modern", "trainer.optimizer=muon"],
+}
+
+
+def curves(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[tuple[str, int], Curve]:
+    """The curve of each (lr, seed), by one sweep; jobs that are done are not done again."""
+    outputs, name = Path("outputs/bench"), "bench-modern" if "modern" in arm else "bench-classic"
+    words = [*ARMS[arm], *SHARED, *extra, f"outputs={outputs}", f"sweep.name={name}"]
+    sweep = [f"trainer.lr={','.join(rates)}", f"seed={','.join(map(str, seeds))}", "-m"]
+    command = [sys.executable, "-m", "recsysml", "train", *words, *sweep]
+    print("$ recsysml", *command[3:], flush=True)
+    subprocess.run(command, check=True)
+    folder = outputs / "sweep" / name
+    found: dict[tuple[str, int], Curve] = {}
+    for job in json.loads((folder / "sweep.json").read_text())["jobs"]:
+        run = folder / job["path"]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        typed = dict(word.split("=", 1) for word in job["overrides"])
+        found[typed["trainer.lr"], int(typed["seed"])] = [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]
+    return found
+
+
+def chosen(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[str, Any]:
+    """The arm at its best learning rate: {lr, searched: lr -> final loss, curves: one for each seed}."""
+    searched = {lr: curve[-1][1] for (lr, _), curve in curves(arm, rates, seeds[:1], extra).items()}
+    best = min(searched, key=lambda lr: searched[lr])
+    return {"lr": best, "searched": searched, "curves": [*curves(arm, [best], seeds, extra).values()]}
+
+
+def reached(curve: Curve, target: float) -> int | None:
+    """The first step whose validation loss is at or below `target`."""
+    return next((step for step, loss in curve if loss <= target), None)
+
+
+def measure(rates: list[str], seeds: list[int], extra: list[str]) -> dict[str, Any]:
+    arms = {arm: chosen(arm, rates, seeds, extra) for arm in ARMS}
+    classic, modern = arms.values()
+    steps = classic["curves"][0][-1][0]
+    finals = [curve[-1][1] for curve in classic["curves"]]
+    # each seed against its own opponent: the same batches in the same order
+    shares = [reached(curve, final) for curve, final in zip(modern["curves"], finals, strict=True)]
+    return {
+        "arms": arms,
+        "classic_final": finals,
+        "modern_final": [curve[-1][1] for curve in modern["curves"]],
+        "share_of_steps": [None if step is None else step / steps for step in shares],
+        "classic_beats_gzip": max(finals) < GZIP,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    for arm, found in result["arms"].items():
+        print(f"{arm}: lr {found['lr']} of", ", ".join(f"{lr} -> {loss:.3f}" for lr, loss in found["searched"].items()))
+    print("gpt2 + AdamW ends at", *(f"{loss:.3f}" for loss in result["classic_final"]), f"nats/byte (gzip {GZIP})")
+    print("gpt2_modern + Muon ends at", *(f"{loss:.3f}" for loss in result["modern_final"]))
+    shares = result["share_of_steps"]
+    print(
+        "and reaches the other's end in",
+        *("never" if share is None else f"{share:.1%}" for share in shares),
+        "of the steps",
+    )
+    if None not in shares:
+        print(f"mean {statistics.mean(shares):.1%} (reach 25%, moon 12%)")
+    if not result["classic_beats_gzip"]:
+        print("GPT-2 does not beat gzip: it is no opponent yet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", default="1e-3,2e-3,4e-3,8e-3")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("settings", nargs="*", help="overrides for both arms")
+    arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    result = measure(arguments.grid.split(","), seeds, arguments.settings)
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
