@@ -34,11 +34,14 @@ def folders(config_dir: Path | None = None) -> list[Path]:
 
 
 def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:
-    """Name -> file of every choice of a group, sorted; a user's file hides ours of the same name."""
+    """Name -> file of every choice of a group, sorted; a user's file hides ours of the same name.
+
+    A file in a folder below is named with it: `gpt2_with/rope`.
+    """
     found: dict[str, Path] = {}
     for folder in folders(config_dir):
-        for file in sorted((folder / group).glob("*.yaml")):
-            found.setdefault(file.stem, file)
+        for file in (folder / group).glob("**/*.yaml"):
+            found.setdefault(file.relative_to(folder / group).with_suffix("").as_posix(), file)
     return dict(sorted(found.items()))
 
 

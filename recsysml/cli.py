@@ -133,7 +133,9 @@ def list_(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
     prompt: Annotated[str, typer.Argument(help="What the text begins with.")] = "",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="How many tokens.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
@@ -159,7 +161,9 @@ def generate(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it must not hold anything yet.")],
     verbose: Verbose = False,
 ) -> int:

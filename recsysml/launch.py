@@ -39,6 +39,8 @@ def outputs(config: RunConfig) -> Path:
 
 def train(command: Command) -> int:
     """One run. Returns its exit code: 0, 1 or 130. Raises ConfigError or DataError for a mistake."""
+    from hydra.core.hydra_config import HydraConfig
+
     mistakes: list[Exception] = []
     codes: list[int] = []
 
@@ -46,6 +48,9 @@ def train(command: Command) -> int:
         try:
             config = configs.from_hydra(composed, command.config_dir)
             only_for_train(config)
+            params = HydraConfig.get().sweeper.get("params")
+            if params:
+                print(f"one run; with -m it sweeps over {', '.join(params)}")
             codes.append(start(config, command, "train"))
         except Exception as error:
             mistakes.append(error)

@@ -108,31 +108,33 @@ def varying(jobs: Sequence[Job]) -> list[list[str]]:
 
 
 def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
-    """One line a job: overrides, status, headline metrics; the best is marked."""
+    """One line a job: overrides, status, headline metrics; the best is marked, and named with its run below."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     names = list(dict.fromkeys(name for row in content["jobs"] for name in row["metrics"]))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "overrides", "status", *names, "run"):
-        table.add_column(title, no_wrap=title != "overrides", justify="right" if title in names else "left")
+    for title in ("job", "overrides", "status", *names):
+        table.add_column(title, overflow="fold", justify="right" if title in names else "left")
     colours = {"ok": "green", "failed": "red", "interrupted": "yellow", "running": "cyan", "pending": "dim"}
-    winner = content["best"]["job"] if content["best"] else None
+    best = content["best"]
     for index, (row, changed) in enumerate(zip(content["jobs"], varying(jobs), strict=True)):
         cells = []
         for name in names:
             metric = row["metrics"].get(name) or {}
             value, stderr = metric.get("value"), metric.get("stderr")
             cells.append("-" if value is None else f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr else ""))
-        table.add_row(
-            str(index),
-            escape(" ".join(changed) or "(no overrides)"),
-            f"[{colours[row['status']]}]{row['status']}[/]",
-            *cells,
-            (row["run"] or "-") + (" [bold green]best[/]" if index == winner else ""),
-        )
-    Console().print(table)
+        status = f"[{colours[row['status']]}]{row['status']}[/]"
+        if best and best["job"] == index:
+            status += " [bold]best[/]"
+        table.add_row(str(index + 1), escape(" ".join(changed) or "(no overrides)"), status, *cells)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to fold at
+    console.print(table)
+    if best:
+        console.print(f"best {best['metric']}: {best['value']:.4f}, {escape(best['run'])}", highlight=False)
 
 
 def plot(folder: Path, content: dict[str, Any], jobs: Sequence[Job]) -> None:

@@ -33,7 +33,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 def one_line_error(argv: list[str], capsys: pytest.CaptureFixture[str], outputs: Path) -> str:
     """Runs a command that is a mistake: exit code 2, one line on standard error, nothing printed or written."""
     assert main(argv) == 2
-    out, err = capsys.readouterr()
+    _, err = capsys.readouterr()
     assert err.startswith("error: ")
     assert err.count("\n") == 1, err
     assert not outputs.exists() or not any(outputs.iterdir())
@@ -193,7 +193,9 @@ def test_completions(words: list[str], incomplete: str, expected: list[str]) -> 
     ],
 )  # fmt: skip
 def test_the_shell_completes(shell: str, environment: dict[str, str], expected: str) -> None:
-    program = "import sys, atexit\natexit.register(lambda: print([n for n in ('hydra', 'torch') if n in sys.modules]))\n"
+    program = (
+        "import sys, atexit\natexit.register(lambda: print([n for n in ('hydra', 'torch') if n in sys.modules]))\n"
+    )
     done = python(
         program + "from recsysml.cli import main; main()", _RECSYSML_COMPLETE=f"complete_{shell}", **environment
     )

@@ -5,57 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from recsysml import data, evals, job, models, trainers
+from recsysml import job
 from recsysml.cli import main
 from recsysml.errors import DataError, Interrupted, JobError
 
 TRAIN = ["train", "tracker.mode=disabled"]
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What the stand-ins are told (`error`, `bad_file`) and what they saw (`configs`, `checkpoints`)."""
-    told = SimpleNamespace(error=None, bad_file=None, configs=[], checkpoints=[], steps=3)
-    module = ModuleType("stand_ins")
-
-    def train(config: Any, run: Any) -> None:
-        told.configs.append(config)
-        run.log(0, {"val/loss": 3.0})
-        if told.error is not None:
-            raise told.error
-        run.set_model(config.model.name, config.model.kind, 10, 10)
-        value = 2 + abs(config.trainer.lr - 0.002)
-        for name in ("val/loss", "val/bits_per_byte"):
-            run.metric(name, value, stderr=0.1, n=3, better="lower")
-        folder = run.path / "checkpoints" / "step-00000003"
-        folder.mkdir(parents=True, exist_ok=True)
-        described = {"kind": "gpt", "config": {"name": config.model.name, "n_layers": 1}, "vocab_size": 300}
-        (folder / "checkpoint.json").write_text(json.dumps({"model": described}))
-        if not (run.path / "checkpoints" / "last").exists():
-            (run.path / "checkpoints" / "last").symlink_to(folder.name)
-
-    def evaluate(config: Any, checkpoint: Path, run: Any) -> None:
-        told.configs.append(config)
-        told.checkpoints.append(checkpoint)
-        run.metric("val/loss", 2.0, stderr=0.1, n=3, better="lower")
-
-    def check(config: Any) -> None:
-        if told.bad_file:
-            raise DataError(told.bad_file)
-
-    module.train, module.evaluate, module.check = train, evaluate, check  # type: ignore[attr-defined]
-    module.resolve_size = lambda config, on_gpu: config  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stand_ins", module)
-    monkeypatch.setitem(trainers.KINDS, "language", "stand_ins:train")
-    monkeypatch.setitem(evals.KINDS, "language", "stand_ins:evaluate")
-    monkeypatch.setitem(data.KINDS, "python_text", "stand_ins")
-    monkeypatch.setitem(models.KINDS, "gpt", "stand_ins:GPT")
-    return told
 
 
 def runs(folder: Path) -> list[Path]:
@@ -214,7 +173,9 @@ def test_config_from_a_run(told: SimpleNamespace, own_outputs: Path, capsys: pyt
 def test_the_same_config_has_the_same_hash_wherever_it_lies(told: SimpleNamespace, own_outputs: Path) -> None:
     for more in ([], ["tracker.tags=a"], ["progress=never"], ["seed=2"]):
         assert main([*TRAIN, *more]) == 0
-    hashes = [results(run)["config_hash"] for run in sorted(runs(own_outputs), key=lambda r: results(r)["run"]["started"])]
+    hashes = [
+        results(run)["config_hash"] for run in sorted(runs(own_outputs), key=lambda r: results(r)["run"]["started"])
+    ]
     assert len(set(hashes[:3])) == 1
     assert hashes[3] != hashes[0]
 

@@ -1,4 +1,4 @@
-"""Text that every Python has: the language reference and docstrings (`docs`), or the library itself (`source`).
+"""Text that every Python has: the language reference, alone (`reference`) or with docstrings (`docs`), or the library.
 
 Everything is read with `ast`; nothing is imported or run. What differs between installations of one Python version
 (installed packages, tests, build settings, parts that some systems package apart) is left out, so machines agree.
@@ -24,13 +24,13 @@ from recsysml.data.tokenizers import check_tokenizer
 from recsysml.errors import ConfigError, DataError
 from recsysml.schemas.data import PythonTextConfig
 
-PARTS = ("docs", "source")
+PARTS = ("docs", "reference", "source")
 
 # installed packages, tests, and what Linux distributions ship apart, patch or leave out
 _LEFT_OUT = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo"),
-    *("ensurepip", "distutils", "lib-dynload", "__pycache__"),
-    *("sitecustomize.py", "usercustomize.py"),
+    *("ensurepip", "distutils", "macholib", "lib-dynload", "__pycache__"),
+    *("sitecustomize.py", "usercustomize.py", "_distutils_system_mod.py"),
 }
 _LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 _TOPICS = "pydoc_data/topics.py"
@@ -42,7 +42,7 @@ def check(config: PythonTextConfig) -> None:
         raise ConfigError(f"data.part={config.part} does not exist: choose one of {', '.join(PARTS)}")
     check_fractions(config.val_fraction, config.test_fraction)
     check_tokenizer(config.tokenizer, config.vocab_size)
-    if config.part == "docs" and not (_library() / _TOPICS).is_file():
+    if config.part in ("docs", "reference") and not (_library() / _TOPICS).is_file():
         raise DataError(f"this Python lacks {_library() / _TOPICS}: use data=python_source, or another Python")
     if not any(_library().glob("*.py")):
         raise DataError(f"this Python has no source files in {_library()}: use data=text data.path=[...]")
@@ -74,7 +74,9 @@ def status(config: PythonTextConfig) -> str:
 def read_documents(part: str, files: dict[str, bytes] | None = None) -> list[Document]:
     """The documents in order: topics of the reference (`topics:assert`), then modules (`docs:json.decoder`)."""
     files = _files() if files is None else files
-    documents = _topics(files[_TOPICS]) if part == "docs" else []
+    documents = [] if part == "source" else _topics(files[_TOPICS])
+    if part == "reference":
+        return deduplicated(documents)
     with progress("reading the standard library", len(files)) as advance:
         for path, data in files.items():
             advance(1)

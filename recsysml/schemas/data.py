@@ -44,12 +44,12 @@ class PythonTextConfig(_TextFields):
     """Text that every Python has: its documentation, or its source. Parsed, never imported."""
 
     kind: str = "python_text"
-    # docs (the language reference and the standard library's docstrings) or source (the standard library's files)
+    # docs (the language reference and the library's docstrings), reference (it alone) or source (the library's files)
     part: str = "docs"
 
     def validate(self) -> None:
         super().validate()
-        one_of("data.part", self.part, ("docs", "source"))
+        one_of("data.part", self.part, ("docs", "reference", "source"))
 
 
 @dataclass

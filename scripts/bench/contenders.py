@@ -76,10 +76,9 @@ def transformers(vocab_size: int) -> Callable[[int], float]:
 
 def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
     """The project's model, optimiser, precision, determinism and compilation, with the trainer's defaults."""
+    from recsysml.engine import device, optim
     from recsysml.engine.compiling import compile_loss
     from recsysml.models.gpt import GPT
-
-    from recsysml.engine import device, optim
     from recsysml.schemas.models import GPTConfig
     from recsysml.schemas.trainers import LanguageTrainerConfig
 

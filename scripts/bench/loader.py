@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import torch
+
 from recsysml.data.batches import TokenBatches
 from recsysml.engine.loader import iterate
 

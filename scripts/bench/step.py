@@ -23,8 +23,9 @@ HERE = Path(__file__).parent
 
 def measure(vocab_size: int, rounds: int, threads: int, settings: list[str]) -> dict[str, Any]:
     """Times, ratios, share of the roof and the largest difference of losses."""
-    from recsysml.engine.device import bf16_is_fast, device_name, prepare, torch
     from roof import flops
+
+    from recsysml.engine.device import bf16_is_fast, device_name, prepare, torch
 
     precision = "bf16" if bf16_is_fast("cpu") else "fp32"
     prepare("cpu", precision)
