@@ -95,9 +95,9 @@ def config(
     verbose: Verbose = False,
 ) -> int:
     """Print the composed, validated config; run nothing."""
-    from recsysml import launch
+    from recsysml import reuse
 
-    sys.stdout.write(launch.show_config(_command(overrides, config_dir, verbose), run))
+    sys.stdout.write(reuse.show_config(list(overrides or []), config_dir, run))
     return 0
 
 
@@ -124,7 +124,10 @@ def list_(
         from recsysml import runs
         from recsysml.files import outputs_dir
 
-        Console().print(runs.table(runs.iter_runs(outputs_dir())))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a file has no edge to fold at
+        console.print(runs.table(runs.iter_runs(outputs_dir())))
         return 0
     for line in catalogue.lines(what, config_dir):
         print(line)
@@ -173,7 +176,7 @@ def export(
     from recsysml import serving
 
     architecture = serving.export_folder(path, folder)
-    print(f"{path} as {architecture}: {folder}")
+    print(f"wrote {folder} for transformers ({architecture})")
     return 0
 
 

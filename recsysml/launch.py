@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.reuse import check_tasks, merge, with_allowed
+from recsysml.reuse import check_tasks, find_run, merge, with_allowed
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
@@ -133,8 +133,18 @@ def do(config: RunConfig, run: Run | None, command: Command, checkpoint: Path | 
             traceback.print_exc()
         return 1
     if run is not None:
-        run.say(f"done: {run.path}")
+        if checkpoint is not None:
+            show_metrics(run)
+        print(f"done: {run.path}")
     return 0
+
+
+def show_metrics(run: Run) -> None:
+    """What `eval` found, one line a metric."""
+    for name, entry in run.record["metrics"].items():
+        error = f" ± {entry['stderr']:.4f}" if entry["stderr"] is not None else ""
+        simple = f" (baseline {entry['baseline']:.4f})" if entry["baseline"] is not None else ""
+        print(f"{name} {entry['value']:.4f}{error}{simple}" if entry["value"] is not None else f"{name} has no value")
 
 
 def resume(folder: str, command: Command) -> int:
@@ -165,21 +175,6 @@ def resume(folder: str, command: Command) -> int:
     return do(resolved, run, command)
 
 
-def find_run(name: str) -> Path:
-    """A run directory by path, or by its id below the outputs folder. Raises ConfigError with the newest runs."""
-    from recsysml.runs import iter_runs
-
-    path = Path(name).expanduser()
-    if (path / "results.json").is_file():
-        return path
-    runs = list(iter_runs(outputs_dir(), "train"))
-    for run in runs:
-        if run.id == name:
-            return run.path
-    newest = ", ".join(str(run.path) for run in runs[:3]) or f"none under {outputs_dir()}"
-    raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
-
-
 def evaluate(command: Command) -> int:
     """Judge a checkpoint in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     asked = configs.compose(command.overrides, command.config_dir)
@@ -197,19 +192,6 @@ def evaluate(command: Command) -> int:
     config = merge(asked, made_with, model, command.overrides)
     print(f"checkpoint: {checkpoint}")
     return start(config, command, "eval", checkpoint, parents=[home.name] if made_with else [])
-
-
-def show_config(command: Command, run: str | None = None) -> str:
-    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
-    import yaml
-
-    if run is not None:
-        if command.overrides:
-            raise ConfigError(f"--from {run}: it is printed as it was; overrides do not belong to it.")
-        config = configs.read_run(find_run(run))
-    else:
-        config = configs.compose(command.overrides, command.config_dir)
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
 
 
 # --- sweeps
