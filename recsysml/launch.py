@@ -205,6 +205,7 @@ class SweepTask:
     name: str
     since: str  # runs that started before are not this sweep's (--rerun); "" is any
     jobs: int
+    common: frozenset[str]  # the overrides that all jobs have
     alone: bool  # one job at a time in this process
 
     def __call__(self, composed: Any) -> int:
@@ -216,7 +217,8 @@ class SweepTask:
         show()
         hydra = HydraConfig.get()
         words = [text for text in hydra.overrides.task if not text.startswith("hydra")]
-        logger.info("job %s of %s: %s", int(hydra.job.num) + 1, self.jobs, " ".join(words))
+        changed = " ".join(text for text in words if text not in self.common)
+        logger.info("job %s of %s: %s", int(hydra.job.num) + 1, self.jobs, changed or "(no overrides)")
         try:
             code = self.do(configs.from_hydra(composed, self.command.config_dir), words)
         except Exception as error:
@@ -290,7 +292,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         with sweeps.lock(folder), tempfile.TemporaryDirectory() as scratch:
             sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
             print(f"sweep: {folder} ({len(planned)} jobs)")
-            task = SweepTask(command, name, since, len(planned), alone=not parallel)
+            common = frozenset.intersection(*(frozenset(job.overrides) for job in planned))
+            task = SweepTask(command, name, since, len(planned), common, alone=not parallel)
             hydras_own = [f"hydra.sweep.dir='{scratch}'", "hydra.sweep.subdir=."]  # its multirun.yaml is not ours
             try:
                 hydra.multirun("config", task, [*words, *hydras_own], with_log_configuration=False)
