@@ -26,6 +26,7 @@ def compile_loss(
     and gradients are left as they were. `dynamic=False`: with dynamic shapes a second batch shape compiles the first
     one anew, with other roundings, and a resumed run would no longer repeat an uninterrupted one.
     """
+    torch.compiler.reset()  # the jobs of a sweep share a process: after eight of them torch would stop compiling
     compiled = torch.compile(function, dynamic=False)
     before = seeds.state()
     started = time.perf_counter()

@@ -55,10 +55,6 @@ class Progress:
         left = (now - self.started) / max(step - self.first, 1) * (self.total - step)
         logger.info("step %d/%d  loss %.4f  %s  %s left", step, self.total, loss, speed, clock(left))
 
-    def say(self, text: str) -> None:
-        """One line above the bar, and in the log."""
-        logger.info("%s", text)
-
 
 def clock(seconds: float) -> str:
     """3725 -> "1:02:05"."""

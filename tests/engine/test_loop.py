@@ -265,9 +265,10 @@ def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monk
 
     plain = tiny.train(tiny.config())[1]
     monkeypatch.setattr(torch, "compile", transparent)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: asked.update(fresh=True))
     _, run, fitted = tiny.train(tiny.config(compile=True))
     assert fitted.compiled
-    assert asked == {"dynamic": False}
+    assert asked == {"dynamic": False, "fresh": True}
     for name in ("train/loss", "val/loss", "grad_norm"):
         assert run.column(name) == plain.column(name)
 
