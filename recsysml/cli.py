@@ -14,9 +14,9 @@ app = typer.Typer(
     name="recsysml",
     help="Language models and recommenders trained, judged and compared the same way.",
     epilog="Examples:  recsysml train model=gpt2_modern  ·  recsysml train -m trainer.lr=1e-3,3e-3  ·  recsysml list",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich would double its time
 )
 # dashes in overrides are answered by us, with the right spelling
 LOOSE = {"ignore_unknown_options": True}
@@ -228,6 +228,7 @@ def diff(
 
 @app.callback(invoke_without_command=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> int | None:
     if version:
@@ -235,6 +236,9 @@ def _root(
 
         print(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(2)
     return None
 
 
