@@ -82,21 +82,3 @@ def told(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setitem(data.KINDS, "python_text", "stand_ins")
     monkeypatch.setitem(models.KINDS, "gpt", "stand_ins:GPT")
     return told
-
-
-# Failures seen and not yet understood: exactly the cases that failed, listed in the open to be mended.
-KNOWN_FAILURES = {
-    "test_wrong_settings_and_a_stripped_python_are_said_in_one_line",
-    "test_draws_follow_the_distribution[settings4-expected4]",
-    "test_draws_follow_the_distribution[settings6-expected6]",
-    "test_draws_follow_the_distribution[settings7-expected7]",
-    "test_the_graph_is_whole[gpt2_modern-{'n_experts': 4}]",
-    "test_the_graph_is_whole[gpt2_modern-{'n_kv_heads': 2}]",
-    "test_parallel_starts_never_share_a_directory",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.name in KNOWN_FAILURES:
-            item.add_marker(pytest.mark.xfail(reason="known failure, to be mended", strict=False))

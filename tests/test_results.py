@@ -126,8 +126,8 @@ def make(folder):
 
 
 def test_parallel_starts_never_share_a_directory(tmp_path, monkeypatch):
-    """Four processes, 32 starts within seconds and 16 names a second: draws must collide."""
-    monkeypatch.setattr("recsysml.results.secrets.token_hex", lambda n: f"{np.random.default_rng().integers(16):04x}")
+    """Four processes, 32 starts and 64 names a second, enough even if all start in one: draws must collide."""
+    monkeypatch.setattr("recsysml.results.secrets.token_hex", lambda n: f"{np.random.default_rng().integers(64):04x}")
     with multiprocessing.get_context("fork").Pool(4) as pool:
         paths = [path for some in pool.map(make, [tmp_path] * 4) for path in some]
     assert len(set(paths)) == 32
