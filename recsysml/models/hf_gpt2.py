@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 def load_hf_folder(path: str | Path) -> tuple[GPT, LoadReport]:
     """The model a folder's config.json describes, with its weights, and what did not fit.
 
-    Raises ConfigError for an architecture that is not computed here and for weights that could run code.
+    Raises ConfigError for an architecture that is not computed here, for weights that could run code and for shapes
+    that contradict config.json.
     """
     config = hf_layouts.read_config(Path(path))
     model = GPT(GPTConfig(size="small", **hf_layouts.config_to_own(config)), config["vocab_size"])
-    return model, copy_tensors(model, read_tensors(path), str(path))
+    report = copy_tensors(model, read_tensors(path), str(path))
+    if report.mismatched:
+        raise ConfigError(f"the folder's weights are not what its config.json describes\n{report}")
+    return model, report
 
 
 def save_hf_folder(model: GPT, path: str | Path, tokenizer: ByteLevelTokenizer | None = None) -> str:

@@ -61,7 +61,7 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> LoadReport:
 
 
 def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
-    """Copy the tensors whose name and shape fit; the rest is in the report.
+    """Copy the tensors whose name fits; the rest is in the report. A single wrong shape and nothing is copied.
 
     A longer table of positions gives its first rows. Embedding and head rows of a padded vocabulary are copied as far
     as the true vocabulary goes; a source with another true vocabulary is a mismatch.
@@ -70,22 +70,30 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     own = model.state_dict()
     vocab_size, padded = int(model.vocab_size), int(model.padded_vocab_size)  # type: ignore[arg-type]
     report.unexpected = [name for name in tensors if name not in own]
-    with torch.no_grad():
-        for name, target in own.items():
-            if name not in tensors:
-                report.missing.append(name)
-                continue
-            value = tensors[name]
-            if name in ("token_embedding.weight", "head.weight") and vocab_size <= len(value) <= padded:
-                value, target = value[:vocab_size], target[:vocab_size]
-            elif name == "position_embedding.weight" and len(value) > len(target):
-                report.cut.append(f"{name} from {len(value)} to {len(target)} positions")
-                value = value[: len(target)]
-            if value.shape != target.shape:
-                report.mismatched.append(f"{name} is {tuple(value.shape)}, the model's {tuple(target.shape)}")
-                continue
-            target.copy_(value)
-            report.loaded += 1
+    pairs = []
+    for name, target in own.items():
+        if name not in tensors:
+            report.missing.append(name)
+            continue
+        value = tensors[name]
+        rows = len(value) if value.ndim else 0
+        if name in ("token_embedding.weight", "head.weight"):
+            target = target[:vocab_size]
+            # as padded here, or by less than 64 rows to a multiple of 64 as is common: anything else is other tokens
+            if rows == padded or (rows % 64 == 0 and 0 < rows - vocab_size < 64):
+                report.cut += [f"{name} from {rows} to {vocab_size} rows"] if rows > vocab_size else []
+                value = value[:vocab_size]
+        elif name == "position_embedding.weight" and rows > len(target):
+            report.cut.append(f"{name} from {rows} to {len(target)} positions")
+            value = value[: len(target)]
+        if value.shape != target.shape:
+            report.mismatched.append(f"{name} is {tuple(value.shape)}, the model's {tuple(target.shape)}")
+        pairs.append((target, value))
+    if not report.mismatched:
+        with torch.no_grad():
+            for target, value in pairs:
+                target.copy_(value)
+        report.loaded = len(pairs)
     return report
 
 

@@ -178,9 +178,11 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"n_experts": 4}, {"n_kv_heads": 2}], ids=str)
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("gpt2", {}), ("gpt2_modern", {"n_experts": 4, "n_kv_heads": 2})], ids=str
+)
 def test_the_graph_is_whole(name: str, overrides: dict[str, Any]) -> None:
+    torch.compiler.reset()
     model = contract.made(lambda: GPT(config_of(name, **overrides), VOCABULARY))
     expected = model(*batch()).loss
     torch._dynamo.reset()  # tests of one process share the limit on recompilations of a function
