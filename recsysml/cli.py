@@ -14,9 +14,9 @@ app = typer.Typer(
     name="recsysml",
     help="Language models and recommenders trained, judged and compared the same way.",
     epilog="Examples:  recsysml train model=gpt2_modern  ·  recsysml train -m trainer.lr=1e-3,3e-3  ·  recsysml list",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich would double its time
 )
 # dashes in overrides are answered by us, with the right spelling
 LOOSE = {"ignore_unknown_options": True}
@@ -95,9 +95,9 @@ def config(
     verbose: Verbose = False,
 ) -> int:
     """Print the composed, validated config; run nothing."""
-    from recsysml import launch
+    from recsysml import reuse
 
-    sys.stdout.write(launch.show_config(_command(overrides, config_dir, verbose), run))
+    sys.stdout.write(reuse.show_config(list(overrides or []), config_dir, run))
     return 0
 
 
@@ -124,7 +124,10 @@ def list_(
         from recsysml import runs
         from recsysml.files import outputs_dir
 
-        Console().print(runs.table(runs.iter_runs(outputs_dir())))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a file has no edge to fold at
+        console.print(runs.table(runs.iter_runs(outputs_dir())))
         return 0
     for line in catalogue.lines(what, config_dir):
         print(line)
@@ -173,7 +176,7 @@ def export(
     from recsysml import serving
 
     architecture = serving.export_folder(path, folder)
-    print(f"{path} as {architecture}: {folder}")
+    print(f"wrote {folder} for transformers ({architecture})")
     return 0
 
 
@@ -225,6 +228,7 @@ def diff(
 
 @app.callback(invoke_without_command=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> int | None:
     if version:
@@ -232,6 +236,9 @@ def _root(
 
         print(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(2)
     return None
 
 

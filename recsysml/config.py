@@ -169,9 +169,9 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
 def _plain(config: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    return {
-        str(name): value for name, value in OmegaConf.to_container(config, resolve=False).items() if name != "hydra"
-    }
+    tree = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(name): value for name, value in tree.items() if name != "hydra"}
 
 
 # --- from a tree to dataclasses

@@ -157,15 +157,16 @@ def _read_examples(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["metric", "id", "value"])
+        with pq.ParquetFile(path) as file:  # read_table would import pandas
+            table = file.read(columns=["metric", "id", "value"])
+        if holes := [column for column in ("metric", "id", "value") if table[column].null_count]:
+            raise ValueError(f"column {holes[0]} has empty rows")
         metrics = table["metric"].cast(pa.string()).combine_chunks().dictionary_encode()
-        codes = metrics.indices.to_numpy(zero_copy_only=False)
-        ids = table["id"].cast(pa.string()).to_numpy(zero_copy_only=False)
-        values = table["value"].cast(pa.float64()).to_numpy(zero_copy_only=False)
+        codes = np.from_dlpack(metrics.indices)  # to_numpy() would import pandas
+        ids = np.array(table["id"].cast(pa.string()).to_pylist())
+        values = np.from_dlpack(table["value"].cast(pa.float64()).combine_chunks())
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
-    if missing := [column for column in ("metric", "id", "value") if table[column].null_count]:
-        raise ConfigError(f"{path} is damaged: column {missing[0]} has empty rows")
     names = metrics.dictionary.to_pylist()
     return {name: (ids[codes == code], values[codes == code]) for code, name in enumerate(names)}
 
@@ -305,7 +306,8 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     console.print(f"A  {escape(comparison.a)}\nB  {escape(comparison.b)}\n", highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("metric", "A", "B", "B - A", "interval", "p (Holm)", "B is", ""):
-        grid.add_column(title, justify="right" if title in ("A", "B", "B - A", "interval", "p (Holm)") else "left")
+        right = title in ("A", "B", "B - A", "interval", "p (Holm)")
+        grid.add_column(title, justify="right" if right else "left", no_wrap=title != "", overflow="fold")
     colours = {BETTER: "green", WORSE: "red", NOISE: "dim", REFUSED: "yellow"}
     for row in comparison.metrics:
         interval = f"{row.low:+.3g} .. {row.high:+.3g}" if row.low is not None and row.high is not None else ""

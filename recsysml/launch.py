@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.reuse import check_tasks, merge, with_allowed
+from recsysml.reuse import check_tasks, find_run, merge, with_allowed
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
@@ -133,8 +133,18 @@ def do(config: RunConfig, run: Run | None, command: Command, checkpoint: Path | 
             traceback.print_exc()
         return 1
     if run is not None:
-        run.say(f"done: {run.path}")
+        if checkpoint is not None:
+            show_metrics(run)
+        print(f"done: {run.path}")
     return 0
+
+
+def show_metrics(run: Run) -> None:
+    """What `eval` found, one line a metric."""
+    for name, entry in run.record["metrics"].items():
+        error = f" ± {entry['stderr']:.4f}" if entry["stderr"] is not None else ""
+        simple = f" (baseline {entry['baseline']:.4f})" if entry["baseline"] is not None else ""
+        print(f"{name} {entry['value']:.4f}{error}{simple}" if entry["value"] is not None else f"{name} has no value")
 
 
 def resume(folder: str, command: Command) -> int:
@@ -165,21 +175,6 @@ def resume(folder: str, command: Command) -> int:
     return do(resolved, run, command)
 
 
-def find_run(name: str) -> Path:
-    """A run directory by path, or by its id below the outputs folder. Raises ConfigError with the newest runs."""
-    from recsysml.runs import iter_runs
-
-    path = Path(name).expanduser()
-    if (path / "results.json").is_file():
-        return path
-    runs = list(iter_runs(outputs_dir(), "train"))
-    for run in runs:
-        if run.id == name:
-            return run.path
-    newest = ", ".join(str(run.path) for run in runs[:3]) or f"none under {outputs_dir()}"
-    raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
-
-
 def evaluate(command: Command) -> int:
     """Judge a checkpoint in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     asked = configs.compose(command.overrides, command.config_dir)
@@ -199,19 +194,6 @@ def evaluate(command: Command) -> int:
     return start(config, command, "eval", checkpoint, parents=[home.name] if made_with else [])
 
 
-def show_config(command: Command, run: str | None = None) -> str:
-    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
-    import yaml
-
-    if run is not None:
-        if command.overrides:
-            raise ConfigError(f"--from {run}: it is printed as it was; overrides do not belong to it.")
-        config = configs.read_run(find_run(run))
-    else:
-        config = configs.compose(command.overrides, command.config_dir)
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-
-
 # --- sweeps
 
 
@@ -223,6 +205,7 @@ class SweepTask:
     name: str
     since: str  # runs that started before are not this sweep's (--rerun); "" is any
     jobs: int
+    common: frozenset[str]  # the overrides that all jobs have
     alone: bool  # one job at a time in this process
 
     def __call__(self, composed: Any) -> int:
@@ -234,7 +217,8 @@ class SweepTask:
         show()
         hydra = HydraConfig.get()
         words = [text for text in hydra.overrides.task if not text.startswith("hydra")]
-        logger.info("job %s of %s: %s", int(hydra.job.num) + 1, self.jobs, " ".join(words))
+        changed = " ".join(text for text in words if text not in self.common)
+        logger.info("job %s of %s: %s", int(hydra.job.num) + 1, self.jobs, changed or "(no overrides)")
         try:
             code = self.do(configs.from_hydra(composed, self.command.config_dir), words)
         except Exception as error:
@@ -308,7 +292,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         with sweeps.lock(folder), tempfile.TemporaryDirectory() as scratch:
             sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
             print(f"sweep: {folder} ({len(planned)} jobs)")
-            task = SweepTask(command, name, since, len(planned), alone=not parallel)
+            common = frozenset.intersection(*(frozenset(job.overrides) for job in planned))
+            task = SweepTask(command, name, since, len(planned), common, alone=not parallel)
             hydras_own = [f"hydra.sweep.dir='{scratch}'", "hydra.sweep.subdir=."]  # its multirun.yaml is not ours
             try:
                 hydra.multirun("config", task, [*words, *hydras_own], with_log_configuration=False)

@@ -9,6 +9,7 @@ from typing import Any
 from recsysml import catalogue
 from recsysml import config as configs
 from recsysml.errors import ConfigError
+from recsysml.files import outputs_dir
 from recsysml.schemas.checks import nearest
 from recsysml.schemas.run import RunConfig
 
@@ -78,3 +79,31 @@ def with_allowed(config: RunConfig, run: Path, overrides: list[str]) -> RunConfi
             raise ConfigError(f"{key}: there is no such key.")
         node[leaf] = None if value == "null" else value  # from_dict gives it its type
     return configs.from_dict(tree)
+
+
+def find_run(name: str) -> Path:
+    """A run directory by path, or by its id below the outputs folder. Raises ConfigError with the newest runs."""
+    from recsysml.runs import iter_runs
+
+    path = Path(name).expanduser()
+    if (path / "results.json").is_file():
+        return path
+    runs = list(iter_runs(outputs_dir(), "train"))
+    for run in runs:
+        if run.id == name:
+            return run.path
+    newest = ", ".join(str(run.path) for run in runs[:3]) or f"none under {outputs_dir()}"
+    raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
+
+
+def show_config(overrides: list[str], config_dir: Path | None, run: str | None = None) -> str:
+    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
+    import yaml
+
+    if run is not None:
+        if overrides:
+            raise ConfigError(f"--from {run}: it is printed as it was; overrides do not belong to it.")
+        config = configs.read_run(find_run(run))
+    else:
+        config = configs.compose(overrides, config_dir)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

@@ -66,6 +66,7 @@ class Tracker:
         if tracker.mode == "disabled":
             return tracker
         try:
+            os.environ.setdefault("WANDB_SILENT", "true")  # its login speaks before it reads the settings of `init`
             # Imported here, not in the thread: two threads importing at once can see half-made modules.
             import wandb  # noqa: F401
         except (Exception, SystemExit) as error:

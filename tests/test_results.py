@@ -38,7 +38,7 @@ def results(run):
 
 
 def test_a_run_from_start_to_end(tmp_path):
-    run = start(tmp_path, parents=["a-run"], sweep="grid")
+    run = start(tmp_path, parents=["a-run"])
     assert re.fullmatch(r"\d{8}-\d{6}-gpt2_modern-[0-9a-f]{4}", run.path.name)
     assert run.path.parent == tmp_path / "train"
     assert results(run)["run"]["status"] == "running"
@@ -67,7 +67,7 @@ def test_a_run_from_start_to_end(tmp_path):
         "started": "",
         "seconds": 0,
         "parents": ["a-run"],
-        "sweep": "grid",
+        "sweep": None,
     }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["run"]["started"])
     assert record["config"] == CONFIG
@@ -86,6 +86,13 @@ def test_a_run_from_start_to_end(tmp_path):
     assert rows[1]["train/loss"] == 4.5
     assert rows[1]["seconds"] >= rows[0]["seconds"] >= 0
     assert read_rows(run.path / "samples.jsonl") == [{"step": 1, "text": "Ein Wörtchen\n"}]
+
+
+def test_a_job_of_a_sweep_lies_in_the_sweeps_folder(tmp_path):
+    run = start(tmp_path, sweep="grid")
+    run.finish("ok")
+    assert run.path.parent == tmp_path / "sweep" / "grid"
+    assert results(run)["run"]["sweep"] == "grid"
 
 
 def test_what_is_not_finite_becomes_null_and_is_said(tmp_path, capfd):
@@ -119,8 +126,8 @@ def make(folder):
 
 
 def test_parallel_starts_never_share_a_directory(tmp_path, monkeypatch):
-    """Four processes, 32 starts within seconds and 16 names a second: draws must collide."""
-    monkeypatch.setattr("recsysml.results.secrets.token_hex", lambda n: f"{np.random.default_rng().integers(16):04x}")
+    """Four processes, 32 starts and 64 names a second, enough even if all start in one: draws must collide."""
+    monkeypatch.setattr("recsysml.results.secrets.token_hex", lambda n: f"{np.random.default_rng().integers(64):04x}")
     with multiprocessing.get_context("fork").Pool(4) as pool:
         paths = [path for some in pool.map(make, [tmp_path] * 4) for path in some]
     assert len(set(paths)) == 32

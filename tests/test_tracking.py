@@ -17,6 +17,7 @@ def no_account(tmp_path, monkeypatch):
     """No key and no wish of whoever runs the tests."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")  # the tracker sets it: here it is taken back
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
@@ -186,6 +187,7 @@ def test_a_hanging_wandb_holds_up_no_step_and_not_the_end(tmp_path, fake, caplog
 def test_a_real_offline_run(tmp_path, caplog):
     """The real library, no network: W&B's file holds the run's id and the last number that was logged."""
     pytest.importorskip("wandb")
+    caplog.set_level(logging.INFO, logger="recsysml")
     tracker = start(tmp_path)
     for step in range(20):
         tracker.log(step, {"train/loss": 5.0 - step / 10})

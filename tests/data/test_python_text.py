@@ -107,7 +107,7 @@ def test_configs_list_every_field_and_pass_their_check():
 
 
 def test_wrong_settings_and_a_stripped_python_are_said_in_one_line(monkeypatch, tmp_path):
-    with pytest.raises(ConfigError, match=r"data.part=doc does not exist: choose one of docs, source"):
+    with pytest.raises(ConfigError, match=r"data.part=doc does not exist: choose one of docs, reference, source"):
         python_text.check(PythonTextConfig(part="doc"))
     with pytest.raises(ConfigError, match=r"data.vocab_size=10"):
         python_text.check(PythonTextConfig(vocab_size=10))

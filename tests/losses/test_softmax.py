@@ -1,0 +1,54 @@
+"""Cross-entropy against its definition, whole and in chunks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recsysml.losses.softmax import chunked_cross_entropy, cross_entropy, token_losses
+
+
+def by_loop(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    rows = zip(logits.flatten(0, -2).tolist(), targets.flatten().tolist(), strict=True)
+    return [0.0 if t == -100 else math.log(sum(map(math.exp, row))) - row[t] for row, t in rows]
+
+
+def test_equals_the_definition_and_ignores() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    targets[0, 3] = targets[1, 0] = -100
+    losses = by_loop(logits, targets)
+    assert cross_entropy(logits, targets).item() == pytest.approx(sum(losses) / 8, rel=1e-5)
+    torch.testing.assert_close(token_losses(logits, targets).flatten(), torch.tensor(losses))
+
+
+def test_nothing_to_predict_costs_nothing() -> None:
+    logits = torch.randn(3, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((3,), -100))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(3, 4))
+
+
+def test_half_precision_logits_are_summed_in_fp32() -> None:
+    logits = torch.zeros(4096, 512, dtype=torch.bfloat16)
+    loss = cross_entropy(logits, torch.zeros(4096, dtype=torch.long))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(math.log(512), rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10, 64])
+def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 5, 6, requires_grad=True), torch.randn(8, 6, requires_grad=True)
+    targets = torch.randint(7, (2, 5))
+    targets[1, 2] = -100
+    whole = cross_entropy((hidden @ weight.T)[..., :7], targets)
+    parts = chunked_cross_entropy(hidden, weight, targets, 7, chunk)
+    torch.testing.assert_close(parts, whole)
+    for ours, theirs in zip(
+        torch.autograd.grad(parts, [hidden, weight]), torch.autograd.grad(whole, [hidden, weight]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)

@@ -1,0 +1,105 @@
+"""The pictures: made from what was logged, with what was logged in them."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from recsysml import plots
+
+
+def log(folder, rows):
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def colour_share(path, colour):
+    """Share of pixels that have nearly this colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return (np.abs(imread(path)[..., :3] - wanted).max(-1) < 0.06).mean()
+
+
+def test_loss_plot_shows_both_losses(tmp_path):
+    rows = [
+        {"step": s, "train/loss": 8 * math.exp(-s / 50) + 2, "lr": 1e-3, "tokens_per_second": 5e3} for s in range(200)
+    ]
+    rows += [{"step": s, "val/loss": 3.0 + s / 100, "val/bits_per_byte": 1.2 + s / 250} for s in range(0, 200, 50)]
+    path = plots.loss_plot(log(tmp_path / "run", rows))
+    assert path == tmp_path / "run" / "plots" / "loss.png"
+    assert imread(path).shape[0] > 500
+    assert colour_share(path, plots._BLUE) > 0.001
+    assert colour_share(path, plots._ORANGE) > 0.001
+    without = plots.loss_plot(log(tmp_path / "other", [row for row in rows if "val/loss" not in row]))
+    assert colour_share(without, plots._ORANGE) == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": 0, "val/loss": 3.0}],
+        [{"step": 1, "train/loss": None, "lr": 0.0}],
+        [{"step": s, "train/loss": 1.0, "val/loss": -1.0, "val/bits_per_byte": 0.0} for s in range(3)],
+    ],
+)
+def test_little_or_odd_rows_still_give_a_picture(tmp_path, rows):
+    assert imread(plots.loss_plot(log(tmp_path / "run", rows))).ndim == 3
+
+
+def test_smoothing_is_a_centred_mean_that_keeps_lines_straight():
+    line = np.linspace(3, 1, 200)
+    assert plots._smooth(line) == pytest.approx(line)
+    values = np.random.default_rng(0).normal(size=200)
+    smooth = plots._smooth(values)
+    assert smooth[100] == pytest.approx(values[96:105].mean())
+    assert smooth[0] == values[0]
+
+
+def sweep(settings, values, statuses=None):
+    statuses = statuses or ["ok"] * len(values)
+    jobs = [
+        {"status": status, "metrics": {"val/loss": {"value": value}} if status == "ok" else {}}
+        for value, status in zip(values, statuses, strict=True)
+    ]
+    best = {"metric": "val/loss", "better": "lower"}
+    return {"name": "grid", "jobs": jobs, "best": best}, settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [["trainer.lr=1e-3"], ["trainer.lr=3e-3"], ["trainer.lr=1e-2"]],
+        [["seed=1"], ["seed=2"], ["seed=3"]],
+        [["model=gpt2"], ["model=gpt2_modern"], []],
+        [["trainer.lr=0.1", "model=gpt2"], ["trainer.lr=0", "model=gpt2"], ["trainer.lr=0.1", "model=gpt2_modern"]],
+        [[], [], []],
+    ],
+)
+def test_sweep_plots(tmp_path, settings):
+    plots.sweep_plot(*sweep(settings, [3.0, 2.9, 3.1]), tmp_path / "plots" / "sweep.png")
+    assert colour_share(tmp_path / "plots" / "sweep.png", plots._BLUE) >= 0.0001
+
+
+def test_the_axis_is_the_numeric_key_with_most_values_and_never_the_seed():
+    settings = [{"a": "1", "b": str(i), "c": f"x{i}", "seed": str(i)} for i in range(3)]
+    assert plots._x_axis(["a", "c", "b", "seed"], settings) == "b"
+    assert plots._x_axis(["seed"], settings) == "seed"
+    assert plots._x_axis([], [{}]) is None
+
+
+def test_failed_jobs_are_left_out_and_an_empty_sweep_draws_nothing(tmp_path):
+    content, settings = sweep([["lr=1"], ["lr=2"]], [1.0, 2.0], ["ok", "failed"])
+    plots.sweep_plot(content, settings, tmp_path / "one.png")
+    assert (tmp_path / "one.png").exists()
+    plots.sweep_plot(content | {"best": None}, settings, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_importing_plots_loads_no_matplotlib():
+    code = "import sys, recsysml.plots; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
