@@ -23,13 +23,14 @@ class Progress:
         if mode not in ("auto", "always", "never"):
             raise ConfigError(f"progress={mode}: choose auto, always or never")
         self.total, self.unit, self.seconds = total, unit, seconds
-        self.first = done
+        self.rate: float | None = None  # smoothed: a single step's speed jumps
+        self.origin: tuple[int, float] | None = None  # the first step seen and when: what came before it is no measure
         self.quiet = mode == "never"
         self.bar: Any = None
         if mode == "always" or (mode == "auto" and sys.stderr.isatty()):
             self.bar = _bar()
             self.task = self.bar.add_task("train", total=total, completed=done, note="")
-        self.started = self.said = time.monotonic()
+        self.said = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self.bar is not None:
@@ -44,16 +45,21 @@ class Progress:
 
     def update(self, step: int, loss: float, rate: float | None) -> None:
         """Step `step` is done; `loss` and `rate` (units per second) are the newest known."""
-        speed = f"{rate:,.0f} {self.unit}" if rate else ""
+        if rate:
+            self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
+        speed = f"{self.rate:,.0f} {self.unit}" if self.rate else ""
         if self.bar is not None:
             self.bar.update(self.task, completed=step, note=f"loss {loss:.4f}  {speed}")
             return
         now = time.monotonic()
+        self.origin = self.origin or (step, now)
         if self.quiet or (now - self.said < self.seconds and step < self.total):
             return
         self.said = now
-        left = (now - self.started) / max(step - self.first, 1) * (self.total - step)
-        logger.info("step %d/%d  loss %.4f  %s  %s left", step, self.total, loss, speed, clock(left))
+        first, started = self.origin
+        left = f"{clock((now - started) / (step - first) * (self.total - step))} left" if step > first else ""
+        parts = [f"step {step}/{self.total}", f"loss {loss:.4f}", speed, left]
+        logger.info("%s", "  ".join(part for part in parts if part))
 
 
 def clock(seconds: float) -> str:

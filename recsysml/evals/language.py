@@ -188,7 +188,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     counts = model.counted_parameters()
     run.set_data(data.name, data.fingerprint, data.sizes)
     run.set_model(checkpoint_dir.name, metadata["model"]["kind"], counts["total"], 0)
-    run.set_protocol(split=config.eval.split, **protocol(model.context_length))
+    run.set_protocol(**protocol(model.context_length))
     run.set_environment(machine.describe())
     score = evaluate(
         model.token_losses,
