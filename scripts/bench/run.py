@@ -60,7 +60,7 @@ def loss_row(result: dict[str, Any]) -> Row:
         "loss: steps to GPT-2's end",
         "25%, moon 12%",
         shares,
-        f"GPT-2 ends at {finals} (gzip {loss.GZIP}), ours {ends}",
+        f"GPT-2 ends at {finals} (gzip {result['gzip']:.3f}), ours {ends}",
     )
 
 
