@@ -9,23 +9,12 @@ import json
 import re
 from pathlib import Path
 
-import recsysml
 from recsysml.errors import ConfigError
-from recsysml.files import cache_dir, write_json
+from recsysml.files import cache_dir, conf_dir, write_json
 
 # what `recsysml list` is asked for, and the config group it stands for
 GROUPS = {"models": "model", "data": "data", "trainers": "trainer", "evals": "eval", "experiments": "experiment"}
 LISTS = (*GROUPS, "tasks", "runs")
-
-
-def conf_dir() -> Path:
-    """Our YAML files: inside the installed package, else `conf/` beside pyproject.toml.
-
-    The package's own folder is asked, not the import system: an editable install leaves a stale copy of `conf/` in
-    site-packages, which must not win over the one being edited.
-    """
-    package = Path(recsysml.__file__).resolve().parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def folders(config_dir: Path | None = None) -> list[Path]:

@@ -196,7 +196,10 @@ class GPT(nn.Module):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., C) -> logits (..., vocab_size) fp32. The product is padded, its result cut: exact, and quick."""
+        """Hidden states (..., C) -> logits (..., vocab_size) fp32.
+
+        The product is padded, its result cut: exact, and quick.
+        """
         return F.linear(hidden, self._head_weight())[..., : self.vocab_size].float()
 
     def hidden_matrices(self) -> list[nn.Parameter]:

@@ -109,9 +109,10 @@ def attend(
 ) -> Tensor:
     """Causal attention of q (B, H, T, D) on k, v (B, Hkv, S, D), S >= T, -> (B, H, T, D).
 
-    The last T keys are the queries' own positions. A `mask` (B, 1, T, S) to be added replaces the causal one. auto is SDPA (flash attention) on accelerators and from 2,048
-    positions on, and explicit matrix products on a CPU below that, where they are faster: the queries are cut in up to
-    four blocks of 128 or more, so that most of the products above the diagonal are never formed.
+    The last T keys are the queries' own positions. A `mask` (B, 1, T, S) to be added replaces the causal one.
+    auto is SDPA (flash attention) on accelerators and from 2,048 positions on, and explicit matrix products on a CPU
+    below that, where they are faster: the queries are cut in up to four blocks of 128 or more, so that most of the
+    products above the diagonal are never formed.
     """
     length, keys = q.shape[2], k.shape[2]
     if backend == "auto":
