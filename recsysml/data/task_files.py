@@ -53,7 +53,7 @@ _Reader.add_constructor("!function", lambda loader, node: f"!function {node.valu
 
 def folders(task_folder: str | None) -> list[Path]:
     """Ours, then the user's, whose tasks replace ours of the same name. Raises ConfigError if it is not there."""
-    own = conf_dir() / "tasks"
+    own = conf_dir() / "task"
     if task_folder is None:
         return [own]
     path = Path(task_folder).expanduser()
@@ -65,7 +65,7 @@ def folders(task_folder: str | None) -> list[Path]:
 def index(task_folder: str | None = None, *, trust: bool = False) -> dict[str, TaskFile]:
     """Every task and group by name. Raises ConfigError for a file that is broken or holds code that is not trusted."""
     found: dict[str, TaskFile] = {}
-    own = conf_dir() / "tasks"
+    own = conf_dir() / "task"
     for folder in folders(task_folder):
         for path in sorted(folder.glob("**/*.yaml")):
             content = read(path)

@@ -91,7 +91,7 @@ def load(
     num_fewshot: int | None = None,
     heldout_file: Path | None = None,
 ) -> Tasks:
-    """Tasks from conf/tasks and the user's folder; the harness's catalogue only for names that neither has.
+    """Tasks from conf/task and the user's folder; the harness's catalogue only for names that neither has.
 
     heldout_file: the questions of the task `heldout`. Raises ConfigError or DataError in one line.
     """
@@ -136,7 +136,6 @@ def load(
         own = task.get_config("num_fewshot")
         if own is None or (num_fewshot is not None and own != 0):  # a task that says 0 cannot have any
             task.set_config("num_fewshot", num_fewshot or 0)
-        task.set_fewshot_seed(_FEWSHOT_SEED)
         about.setdefault(task.task_name, {"source": str(task.DATASET_PATH)})
     return Tasks(found["tasks"], found["groups"], about)
 
@@ -191,6 +190,7 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     sizes: dict[str, int] = {}
     grouped: dict[str, dict[str, Any]] = {}
     for name, task in tasks.tasks.items():
+        task.set_fewshot_seed(_FEWSHOT_SEED)  # here: asked twice, a task shows the same examples
         with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own for every task
             task.build_all_requests(limit=limit)
         hashes[name] = score_cache.request_hash([[r.request_type, *r.args] for r in task.instances])

@@ -78,10 +78,11 @@ def log_likelihoods(
     """Score every request; the model is in eval mode and on `device`.
 
     What is too long loses tokens of its context from the left, as in lm_eval's Hugging Face model: the last
-    `context_length` + 1 tokens are kept. batch_size: questions at once; None is as many as suit the device, fewer
+    `context_length` + 1 tokens are kept; a continuation longer than the context is scored in pieces of that length,
+    each behind what comes before it (there the harness gives up). batch_size: questions at once; None is as many as suit the device, fewer
     where its memory does not suffice. share: whether the model takes rows with a mask (`packed`). `done` hears of
     every batch how many requests were scored.
-    Raises ValueError for an empty continuation and for one longer than the context.
+    Raises ValueError for an empty continuation.
     """
     nats = np.zeros(len(requests))
     greedy = np.ones(len(requests), dtype=bool)
@@ -108,42 +109,50 @@ def log_likelihoods(
     return [LogLikelihood(float(value), bool(flag)) for value, flag in zip(nats, greedy, strict=True)]
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """The whole of a request, or the part of its continuation that fits into the context."""
+
+    owner: int  # the request
+    inputs: np.ndarray  # (T,)
+    targets: np.ndarray  # (N,) predicted by the last N inputs
+
+
 def _rows(requests: Sequence[Request], context_length: int, share: bool) -> Iterator[_Row]:
-    questions: dict[Hashable, list[int]] = {}
-    sequences = []
+    questions: dict[Hashable, list[_Piece]] = {}
     for number, (context, continuation, question) in enumerate(requests):
-        if not 0 < len(continuation) <= context_length:
-            raise ValueError(
-                f"a continuation of {len(continuation)} tokens cannot be scored in a context of {context_length}"
-            )
-        ids = np.array([*context, *continuation], dtype=np.int64)[-(context_length + 1) :]
-        sequences.append((ids[:-1], ids[len(ids) - len(continuation) :]))  # inputs and targets; both end at the end
-        questions.setdefault(question if share else number, []).append(number)
-    for numbers in questions.values():
-        row = _row(numbers, sequences)
-        if len(row.tokens) <= _LONGEST_ROW or len(numbers) == 1:
+        if not continuation:
+            raise ValueError("an empty continuation cannot be scored")
+        for start in range(0, len(continuation), context_length):
+            wanted = continuation[start : start + context_length]
+            ids = np.array([*context, *continuation[:start], *wanted], dtype=np.int64)[-(context_length + 1) :]
+            piece = _Piece(number, ids[:-1], ids[len(ids) - len(wanted) :])
+            alone = not share or len(continuation) > context_length
+            questions.setdefault((number, start) if alone else (question,), []).append(piece)
+    for pieces in questions.values():
+        row = _row(pieces)
+        if len(row.tokens) <= _LONGEST_ROW or len(pieces) == 1:
             yield row
         else:
-            yield from (_row([number], sequences) for number in numbers)
+            yield from (_row([piece]) for piece in pieces)
 
 
-def _row(numbers: list[int], sequences: list[tuple[np.ndarray, np.ndarray]]) -> _Row:
-    inputs = [sequences[number][0] for number in numbers]
-    shared = _common_beginning(inputs)
-    tokens, positions, branches = [inputs[0][:shared]], [np.arange(shared)], [np.zeros(shared, dtype=np.int64)]
+def _row(pieces: list[_Piece]) -> _Row:
+    shared = _common_beginning([piece.inputs for piece in pieces])
+    tokens, positions = [pieces[0].inputs[:shared]], [np.arange(shared)]
+    branches = [np.zeros(shared, dtype=np.int64)]
     owners, sources, targets = [], [], []
     start = shared  # where the next branch begins in the row
-    for branch, (number, own) in enumerate(zip(numbers, inputs, strict=True), start=1):
-        wanted = sequences[number][1]
-        at = np.arange(len(own) - len(wanted), len(own))  # the inputs that predict the targets
+    for branch, piece in enumerate(pieces, start=1):
+        length, wanted = len(piece.inputs), len(piece.targets)
+        at = np.arange(length - wanted, length)  # the inputs that predict the targets
         sources.append(np.where(at < shared, at, at - shared + start))
-        targets.append(wanted)
-        owners.append(np.full(len(wanted), number))
-        rest = len(own) - shared
-        tokens.append(own[shared:])
-        positions.append(np.arange(shared, len(own)))
-        branches.append(np.full(rest, branch))
-        start += rest
+        targets.append(piece.targets)
+        owners.append(np.full(wanted, piece.owner))
+        tokens.append(piece.inputs[shared:])
+        positions.append(np.arange(shared, length))
+        branches.append(np.full(length - shared, branch))
+        start += length - shared
     return _Row(*(np.concatenate(parts) for parts in (tokens, positions, branches, owners, sources, targets)))
 
 

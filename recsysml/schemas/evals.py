@@ -43,7 +43,7 @@ class LMHarnessEvalConfig:
     precision: str = "fp32"
     # answers are kept by model and task; false asks the model anew
     use_cache: bool = True
-    # a folder with task YAML of your own, looked at first; null is `tasks/` in --config-dir, where there is one
+    # a folder with task YAML of your own, looked at first; null is `task/` in --config-dir, where there is one
     task_folder: str | None = None
     # whether tasks of that folder may run code (the same as --trust)
     trust: bool = False

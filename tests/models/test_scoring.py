@@ -123,10 +123,19 @@ def test_half_the_batch_is_tried_where_memory_does_not_suffice(model):
         log_likelihoods(Tight(), requests, device=CPU, batch_size=4)
 
 
+def test_a_continuation_longer_than_the_context_is_scored_in_pieces(model):
+    generator = torch.Generator().manual_seed(9)
+    context, continuation = ids(generator, 3), ids(generator, 2 * CONTEXT + 5)
+    found = log_likelihoods(model, [Request(context, continuation, 0), Request(context, [1, 2], 0)], device=CPU)
+    whole = context + continuation
+    pieces = [(whole[: 3 + i], continuation[i : i + CONTEXT]) for i in range(0, len(continuation), CONTEXT)]
+    assert found[0].nats == pytest.approx(sum(brute_force(model, *piece)[0] for piece in pieces), abs=5e-4)
+    assert found[1].nats == pytest.approx(brute_force(model, context, [1, 2])[0], abs=1e-4)
+
+
 def test_what_cannot_be_scored(model):
-    for continuation in ([], [1] * (CONTEXT + 1)):
-        with pytest.raises(ValueError, match="cannot be scored"):
-            log_likelihoods(model, [Request([1], continuation, 0)], device=CPU)
+    with pytest.raises(ValueError, match="cannot be scored"):
+        log_likelihoods(model, [Request([1], [], 0)], device=CPU)
     assert log_likelihoods(model, [], device=CPU) == []
 
 
