@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsysml import catalogue
 from recsysml import config as configs
-from recsysml.errors import ConfigError, DataError
+from recsysml import job
+from recsysml.errors import ConfigError
 from recsysml.files import conf_dir
 from recsysml.launch import Command, expand, outputs, start
 from recsysml.reuse import merge
@@ -80,35 +80,13 @@ def check_tasks(asked: RunConfig) -> None:
     if asked.tasks and not runs_tasks:
         raise ConfigError(f"eval={asked.eval.kind}: it runs no tasks; leave it out, and tasks=... chooses lm_harness.")
     if asked.tasks:
-        catalogue.check_tasks(asked.tasks, asked.eval.task_folder)
-        check_task_files(asked.tasks, asked.eval.task_folder, trust=asked.eval.trust)
+        job.check_tasks(asked.tasks, asked.eval.task_folder, trust=asked.eval.trust)
         return
     for key in ("limit", "num_fewshot"):
         if getattr(asked, key) is not None:
             raise ConfigError(f"{key} belongs to tasks; without tasks the whole split is scored.")
     if runs_tasks:
         raise ConfigError("eval=lm_harness: name the tasks, such as tasks=arc_easy,piqa; see: recsysml list tasks.")
-
-
-def check_task_files(tasks: list[str], task_folder: str | None, *, trust: bool = False) -> None:
-    """Read every task's definition and look for its questions; those of lm_eval's catalogue are fetched here."""
-    from recsysml.data import task_files
-
-    known = task_files.index(task_folder, trust=trust)
-    catalogued = [name for name in tasks if name not in known]
-    for name in tasks:
-        if name in known and not (name == "heldout" and known[name].own):
-            try:
-                task_files.locate(name, known[name])
-            except DataError:
-                if not (known[name].own and task_files.hub_reachable()):
-                    raise
-                catalogued.append(name)
-    if catalogued:
-        task_files.hub_reachable()  # so that its clients know before they are imported
-        from recsysml.evals import lm_harness
-
-        lm_harness.load(catalogued, task_folder=task_folder, trust=trust)
 
 
 def _named(config: RunConfig) -> RunConfig:
@@ -160,7 +138,6 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
     """Every combination, each checked before the first starts, one after the other; then one table. Returns 0 or 1."""
     from datetime import UTC, datetime
 
-    from recsysml import job
     from recsysml import sweep as sweeps
     from recsysml.environment import config_hash, package_versions
 

@@ -13,7 +13,7 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from lm_eval.tasks import TaskManager
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
 from recsysml.data import heldout, task_files
-from recsysml.engine import device, opening, score_cache
+from recsysml.engine import device, opening, score_cache, seeds
 from recsysml.engine.answering import Answerer
 from recsysml.errors import ConfigError, DataError
 from recsysml.files import cache_dir
@@ -204,7 +204,7 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
             place = filtered or "none"
             grouped[name] |= {f"{key},{place}": metric.value, f"{key}_stderr,{place}": metric.stderr}
     for name, group in tasks.groups.items():
-        metrics += _of_group(name, group.aggregate(grouped), sizes)
+        metrics += task_scores.of_group(name, group.aggregate(grouped))
     return Judged(metrics, hashes, sizes)
 
 
@@ -268,19 +268,6 @@ def _bits_of_truth(task: Task, document: Any, requests: list[Instance]) -> dict[
     return {"bits_per_byte": (requests[task.doc_to_target(document)].resps[0][0], n_bytes)}
 
 
-def _of_group(name: str, content: Mapping[str, Any], sizes: Mapping[str, int]) -> list[TaskScore]:
-    found = []
-    for key, value in content.items():
-        metric, comma, filtered = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        stderr = content.get(f"{metric}_stderr,{filtered}")
-        label = f"lm/{name}/{metric}" if filtered == "none" else f"lm/{name}/{metric},{filtered}"
-        error = float(stderr) if isinstance(stderr, int | float) else None
-        found.append(TaskScore(label, float(value), error, int(content.get("sample_len", 0)), "higher"))
-    return found
-
-
 def _hash(document: Any) -> str:
     text = json.dumps(document, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -289,8 +276,8 @@ def _hash(document: Any) -> str:
 # --- the two ways here: `eval` on a checkpoint, and training on the way
 
 
-def record(run: Any, judged: Judged, tasks: Tasks) -> None:
-    """Metrics, per-example scores, and where the questions come from."""
+def record(run: Any, judged: Judged) -> None:
+    """Metrics and per-example scores."""
     for metric in judged.metrics:
         extra = {} if metric.at_chance is None else {"at_chance": metric.at_chance}
         run.metric(
@@ -349,9 +336,27 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
             logger.info("%s: %s", name, note)
     fingerprint = hashlib.sha256(json.dumps(judged.requests, sort_keys=True).encode()).hexdigest()
     run.set_data("+".join(tasks.tasks), fingerprint, judged.sizes, tasks=details)
-    record(run, judged, tasks)
+    record(run, judged)
 
 
 def heldout_questions(config: Any) -> Path:
     """The questions made from the validation text of `config.data`; the text is loaded only to make them."""
     return heldout.prepare(lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data), seed=1)
+
+
+def during_training(config: Any, model: Any, data: Any, machine: Any) -> Callable[[], tuple[Judged, Tasks]]:
+    """For `trainer.eval_tasks`: asks `model` (in eval mode) as it is at each call, and leaves all random state alone."""
+    before = seeds.state()
+    names = config.trainer.eval_tasks
+    tasks = load(names, heldout_file=heldout.prepare(data) if "heldout" in names else None)
+    seeds.restore(before)
+    lm = LanguageModel(Answerer(opening.wrap(model, data.tokenizer, "", "", ""), machine, use_cache=False))
+
+    def ask_all() -> tuple[Judged, Tasks]:
+        before = seeds.state()
+        try:
+            return judge(lm, tasks, config.trainer.eval_tasks_limit), tasks
+        finally:
+            seeds.restore(before)
+
+    return ask_all

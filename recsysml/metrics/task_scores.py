@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,3 +75,17 @@ def of_aggregate(
 def chance(choices: Sequence[int]) -> float:
     """Expected accuracy of a guess among `choices[i]` answers to question i, one of them right."""
     return float(np.mean(1 / np.asarray(choices, dtype=np.float64)))
+
+
+def of_group(name: str, content: Mapping[str, Any]) -> list[TaskScore]:
+    """A group's metrics as lm_eval aggregates them: `{"acc,none": 0.3, "acc_stderr,none": 0.01, "sample_len": 90}`."""
+    found = []
+    for key, value in content.items():
+        metric, comma, filtered = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        stderr = content.get(f"{metric}_stderr,{filtered}")
+        label = f"lm/{name}/{metric}" if filtered == "none" else f"lm/{name}/{metric},{filtered}"
+        error = float(stderr) if isinstance(stderr, int | float) else None
+        found.append(TaskScore(label, float(value), error, int(content.get("sample_len", 0)), "higher"))
+    return found
