@@ -1,8 +1,7 @@
 """lm_eval's tasks on our models: the one module that imports it.
 
-lm_eval makes the requests and judges the answers; the answers come from `models.scoring`. Its own evaluator is not
-used: it reseeds, prints bars of its own and asks everything at once, where we keep answers task by task. A test holds
-the two to equal numbers.
+lm_eval makes the requests and judges the answers, which `engine.answering` gives. Its own evaluator is not used: it
+asks everything at once, where we keep answers task by task, and prints bars. A test holds the two to equal numbers.
 """
 
 from __future__ import annotations
@@ -345,9 +344,8 @@ def heldout_questions(config: Any) -> Path:
 
 
 def during_training(config: Any, model: Any, data: Any, machine: Any) -> Callable[[], tuple[Judged, Tasks]]:
-    """For `trainer.eval_tasks`: asks `model` (in eval mode) as it is at each call, and leaves all random state alone."""
-    before = seeds.state()
-    names = config.trainer.eval_tasks
+    """For `trainer.eval_tasks`: asks `model` (in eval mode) as it then is, and leaves all random state alone."""
+    before, names = seeds.state(), config.trainer.eval_tasks
     tasks = load(names, heldout_file=heldout.prepare(data) if "heldout" in names else None)
     seeds.restore(before)
     lm = LanguageModel(Answerer(opening.wrap(model, data.tokenizer, "", "", ""), machine, use_cache=False))

@@ -78,10 +78,10 @@ def log_likelihoods(
     """Score every request; the model is in eval mode and on `device`.
 
     What is too long loses tokens of its context from the left, as in lm_eval's Hugging Face model: the last
-    `context_length` + 1 tokens are kept; a continuation longer than the context is scored in pieces of that length,
-    each behind what comes before it (there the harness gives up). batch_size: questions at once; None is as many as suit the device, fewer
-    where its memory does not suffice. share: whether the model takes rows with a mask (`packed`). `done` hears of
-    every batch how many requests were scored.
+    `context_length` + 1 tokens are kept. A continuation longer than the context is scored in pieces of that length,
+    each behind what comes before it (lm_eval gives up there). batch_size: questions at once; None is as many as suit
+    the device, fewer where its memory does not suffice. share: whether the model takes rows with a mask (`packed`).
+    `done` hears of every batch how many requests were scored.
     Raises ValueError for an empty continuation.
     """
     nats = np.zeros(len(requests))
