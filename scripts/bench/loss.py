@@ -65,7 +65,7 @@ def curves(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> di
 
 
 def gzip_nats_per_byte() -> float:
-    """What gzip -9 needs for the validation text that both arms are judged on, as the newest classic run recorded it."""
+    """What gzip -9 needs for the validation text that both arms are judged on, as a classic run recorded it."""
     folder = Path("outputs/bench/sweep/bench-classic")
     job = next(job for job in json.loads((folder / "sweep.json").read_text())["jobs"] if job["status"] == "ok")
     metrics = json.loads((folder / job["path"] / "results.json").read_text())["metrics"]
