@@ -187,8 +187,12 @@ def fit(
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
             norm = optim.clip(model.parameters(), config.grad_clip)
+            # one scale for all of them: where the gradients of one optimiser overflowed, no other may step on what
+            # clipping by an infinite norm left of its own
+            overflow = scaler.is_enabled() and not math.isfinite(norm.item())
             for optimizer in optimizers:
-                scaler.step(optimizer)
+                if not overflow:
+                    scaler.step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
             scaler.update()
             if average is not None:
