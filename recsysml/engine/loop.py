@@ -170,7 +170,7 @@ def fit(
             # forward and backward, one micro-batch after the other; only the last one averages over the processes
             parts = _cut(batch, config.grad_accum)
             weights = [task.weight(part) for part in parts]
-            total = world.total(sum(weights), machine.device)
+            total = world.total(sum(weights))
             objective: Tensor | float = 0.0
             values: dict[str, Tensor] = {}
             for part, weight in zip(parts, weights, strict=True):
@@ -205,7 +205,7 @@ def fit(
             log_now = last or done % config.log_every == 0
             eval_now = last or _due(done, config.eval_every)
             save_now = last or _due(done, config.checkpoint_every)
-            stop_now = world.any(stop.requested, machine.device)
+            stop_now = world.any(stop.requested)
             # fp16 gradients overflow now and then: the scaler skips that step and goes on with a smaller scale
             finite_norm = norm if not scaler.is_enabled() else torch.zeros_like(norm)
             waiting.append(torch.stack([world.sum(torch.as_tensor(objective)), finite_norm]))
