@@ -42,6 +42,8 @@ class LanguageTrainerConfig:
     compile: bool = True
     # same config, same seed, same bits (on a CPU, or on one kind of GPU)
     deterministic: bool = True
+    # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
+    keep_memory: bool = True
     # recompute activations in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
     # rows of the logits computed at once in the loss; 0 is all at once (faster; more memory)
