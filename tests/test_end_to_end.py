@@ -75,6 +75,7 @@ def test_train_eval_generate_export_and_start_from_the_export(
 
     assert main(["train", *TINY, f"data.path={text}", f"model.init_from={folder}", "trainer.max_steps=1"]) == 0
     (second,) = (path for path in (own_outputs / "train").iterdir() if path != trained)
+    assert results(second)["run"]["parents"] == []  # a folder is no run
     first_row = json.loads((second / "metrics.jsonl").read_text().splitlines()[0])
     assert first_row["val/loss"] == pytest.approx(record["metrics"]["val/loss"]["value"], abs=1e-5)
 

@@ -161,6 +161,20 @@ def test_eval_takes_model_and_data_from_the_checkpoints_run(
     assert "the model comes from the checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_names_the_run_whose_weights_it_starts_from(told: SimpleNamespace, own_outputs: Path) -> None:
+    assert main(TRAIN) == 0
+    (first,) = runs(own_outputs)
+    places = [first, first / "checkpoints", first / "checkpoints" / "last"]
+    for place in places:
+        assert main([*TRAIN, f"model.init_from={place}"]) == 0
+    assert main([*TRAIN, f"model.init_from={own_outputs}"]) == 0  # no run, although runs lie below
+    found = sorted((results(run)["run"] for run in runs(own_outputs)), key=lambda run: run["started"])
+    assert [run["parents"] for run in found] == [[], *[[first.name]] * 3, []]
+    assert main([*TRAIN, "-m", "seed=1,2", f"model.init_from={first}"]) == 0
+    (swept, _) = own_outputs.glob("sweep/*/*/results.json")
+    assert results(swept.parent)["run"]["parents"] == [first.name]
+
+
 def test_config_from_a_run(told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "trainer.lr=0.25"]) == 0
     capsys.readouterr()

@@ -42,16 +42,7 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
     if groups:
         optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=True))
     if matrices:
-        optimizers.append(
-            Muon(
-                matrices,
-                bf16=bf16,
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(Muon(matrices, bf16=bf16, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95))
     return optimizers
 
 

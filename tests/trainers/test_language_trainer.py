@@ -174,6 +174,18 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(text, tmp_path, caplog
     assert lines(path) == before
 
 
+def test_a_run_killed_after_its_last_step_is_only_scored_when_resumed(text, tmp_path):
+    config = configure(text)
+    path = train(config, tmp_path)
+    before, metrics = lines(path), results(path)["metrics"]
+    record = results(path)
+    record["run"]["status"] = "running"  # as a kill during the last scoring leaves it
+    (path / "results.json").write_text(json.dumps(record | {"metrics": {}}))
+    train(config, tmp_path, resume=path)
+    assert lines(path) == before
+    assert results(path)["metrics"] == metrics
+
+
 def test_two_gloo_processes_give_the_single_process_loss(text, tmp_path):
     config = job.resolve(
         configure(text, model={"dropout": 0.0}, batch_size=8, grad_accum=2, max_steps=6, grad_clip=0.1)
