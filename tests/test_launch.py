@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +104,14 @@ def test_an_interrupted_run_says_how_to_go_on(
     (run,) = runs(own_outputs)
     assert results(run)["run"]["status"] == "interrupted"
     assert f"recsysml train --resume {run}" in capsys.readouterr().err
+
+
+def test_sigterm_outside_the_loop_leaves_an_interrupted_run(told: SimpleNamespace, own_outputs: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    told.error = lambda config: os.kill(os.getpid(), signal.SIGTERM)  # while data is prepared, or scored at the end
+    assert main(TRAIN) == 130
+    assert results(runs(own_outputs)[0])["run"]["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_is_resumed_in_place_with_its_own_config(
