@@ -28,6 +28,8 @@ class LanguageTrainerConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
+    # AdamW in one kernel: the same update, several times as fast
+    fused: bool = True
     # largest global gradient norm; 0 is no clipping
     grad_clip: float = 1.0
     # cosine, linear, wsd (warm-up, stable, decay) or constant

@@ -1,6 +1,6 @@
 """In what share of the steps does gpt2_modern with Muon reach the final validation loss of GPT-2 with AdamW?
 
-    python scripts/bench/loss.py [--grid 1e-3,2e-3,4e-3,8e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
+    python scripts/bench/loss.py [--grid 1e-3,2e-3,3e-3,4e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
 
 Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same grid of
 learning rates (searched with the first seed, the lowest validation loss of the whole run wins), the same warm-up and
@@ -31,13 +31,14 @@ SHARED = [
     "data.val_fraction=0.05",
     "data.test_fraction=0",
     "model.size=nano",
-    "model.context_length=128",
-    "trainer.batch_size=16",
+    "model.context_length=64",
+    "trainer.batch_size=32",
     "trainer.max_steps=400",
-    "trainer.warmup_steps=20",
+    "trainer.warmup_steps=40",
     "trainer.schedule=cosine",
     "trainer.min_lr_ratio=0.1",
     "trainer.weight_decay=0.1",
+    "trainer.beta2=0.99",
     "trainer.eval_every=20",
     "trainer.checkpoint_every=0",
     "trainer.sample_tokens=0",
@@ -126,7 +127,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", default="1e-3,2e-3,4e-3,8e-3")
+    parser.add_argument("--grid", default="1e-3,2e-3,3e-3,4e-3")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--json", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides for both arms")
