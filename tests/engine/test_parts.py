@@ -61,6 +61,25 @@ def test_the_meter_leaves_out_warm_up_and_pauses(monkeypatch):
     assert meter.steps == 5
 
 
+def test_the_meter_waits_for_work_that_is_only_queued(monkeypatch):
+    """A device to which handing over work costs nothing, and doing it two seconds a step."""
+    clock, queued = [0.0], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Device:
+        def synchronize(self):
+            clock[0], queued[0] = clock[0] + queued[0], 0.0
+
+    meter = Meter(Device())
+    meter.start()
+    for _ in range(6):
+        queued[0] += 2
+        meter.step(10)
+    with meter.paused():
+        queued[0] += 100  # validation
+    assert meter.rate() == pytest.approx(10 / 2)
+
+
 def test_the_roof_is_the_best_product_within_its_time(monkeypatch):
     readings = iter([0.0, 1.0, 4.0, 5.0, 7.0, 8.0, 20.0])  # the end is set at 0; products take 3, 2 and 12 seconds
     monkeypatch.setattr(time, "perf_counter", lambda: next(readings))
