@@ -272,7 +272,7 @@ def _notes(a: _Side, b: _Side) -> list[str]:
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Changed]:
-    left, right = dict(_flatten(a)), dict(_flatten(b))
+    left, right = dict(flatten(a)), dict(flatten(b))
     changed = []
     for key in [*left, *(key for key in right if key not in left)]:
         only = "A" if key not in right else "B" if key not in left else None
@@ -281,11 +281,12 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Changed]:
     return changed
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested tables as (dotted key, value)."""
     flat: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat.extend(_flatten(value, f"{prefix}{key}."))
+            flat.extend(flatten(value, f"{prefix}{key}."))
         else:
             flat.append((f"{prefix}{key}", value))
     return flat

@@ -94,7 +94,8 @@ def check(content: Any, path: Path) -> None:
     """Raises ConfigError unless `content` is a section as the module's docstring has it."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ConfigError(f"{path} is no section of a report: its schema is not {SCHEMA!r}")
-    for key, kind in (("title", str), ("note", str), ("parts", list)):
+    heads: dict[str, type] = {"title": str, "note": str, "parts": list}
+    for key, kind in heads.items():
         _expect(path, key, content.get(key), kind)
     for index, part in enumerate(content["parts"]):
         place = f"parts[{index}]"
