@@ -226,6 +226,31 @@ def diff(
     return 3 if fail_on_regression and found.regressions else 0
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, ids, or folders: every run below them.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to; else report.html in the folder that was named, or in the outputs folder.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> int:
+    """One HTML file to look at: curves, bars, tables, samples."""
+    from recsysml.report import write_report
+
+    path, count = write_report(runs, output)
+    print(f"wrote {path} ({count} run{'' if count == 1 else 's'}, {path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context,

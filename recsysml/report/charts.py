@@ -36,7 +36,7 @@ _SHOWN = "indexof(shown, datum.run) >= 0"
 
 def curves(chart: CurveChart, labels: Sequence[str], *, zero: bool = False) -> dict[str, Any]:
     """Lines over the parameter `x_axis`: step, tokens or seconds. Validation is dotted with its points."""
-    base = _base(chart.points, labels).transform_calculate(x="datum[x_axis]").transform_filter("isValid(datum.x)")
+    base = _base().transform_calculate(x="datum[x_axis]").transform_filter("isValid(datum.x)")
     encoding: dict[str, Any] = {
         "x": alt.X("x:Q", title=None, axis=alt.Axis(format="~s", grid=False), scale=alt.Scale(nice=False)),
         "y": alt.Y("value:Q", title=None, scale=alt.Scale(zero=zero)),
@@ -54,7 +54,7 @@ def curves(chart: CurveChart, labels: Sequence[str], *, zero: bool = False) -> d
         dots = base.transform_filter("datum.part != 'train'").mark_point(size=26, filled=True, opacity=1)
         layers.append(dots.encode(**encoding))
     picture = alt.layer(*layers).properties(width="container", height=230)
-    return _finish(picture, labels, [alt.param(name="x_axis", value="step")])
+    return _finish(picture, labels, {"rows": chart.points}, [alt.param(name="x_axis", value="step")])
 
 
 def tasks(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def tasks(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) 
 
     rows: run, task, value, low, high, baseline.
     """
-    base = _base(rows, labels)
+    base = _base()
     x, offset = alt.X("task:N", title=None, axis=alt.Axis(labelAngle=0), sort=None), _offset(labels)
     tips = _tooltip("run:N", "task:N", "value:Q", "low:Q", "high:Q", "baseline:Q")
     bar = base.mark_bar(cornerRadiusEnd=2).encode(
@@ -75,7 +75,8 @@ def tasks(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) 
         color=_INK, thickness=2, strokeDash=[3, 2], opacity=0.9
     )
     chance = chance.encode(x=x, xOffset=offset, y=alt.Y("baseline:Q", title=title))
-    return _finish(alt.layer(bar, whisker, chance).properties(width="container", height=260), labels)
+    picture = alt.layer(bar, whisker, chance).properties(width="container", height=260)
+    return _finish(picture, labels, {"rows": rows})
 
 
 def metric(
@@ -85,7 +86,7 @@ def metric(
 
     rows: run, value, low, high. baselines: run, name, value.
     """
-    base = _base(rows, labels)
+    base = _base()
     y = alt.Y("run:N", title=None, sort=list(labels), axis=alt.Axis(grid=False, labelLimit=150))
     scale = alt.Scale(zero=False, padding=12)
     tips = _tooltip("run:N", "value:Q", "low:Q", "high:Q")
@@ -94,27 +95,27 @@ def metric(
     whisker = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", y=y, color=_by_run(labels), tooltip=tips)
     layers: list[Any] = [whisker, dot]
     if baselines:
-        simple = _base(baselines, labels)
-        rule = simple.mark_tick(color=_INK, thickness=1.6, opacity=0.75, size=16)
+        rule = _base("baselines").mark_tick(color=_INK, thickness=1.6, opacity=0.75, size=16)
         layers.insert(0, rule.encode(x="value:Q", y=y, tooltip=_tooltip("name:N", "value:Q")))
     height = 34 + 26 * len({row["run"] for row in rows})
-    return _finish(alt.layer(*layers).properties(width="container", height=height), labels)
+    picture = alt.layer(*layers).properties(width="container", height=height)
+    return _finish(picture, labels, {"rows": rows, "baselines": baselines})
 
 
 def section_curves(part: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """The curves of a section. part: as recsysml.sections has it, its points with a `run` each."""
     x_scale = alt.Scale(type="log") if part["log_x"] else alt.Scale(zero=False, nice=False)
     y_scale = alt.Scale(type="log") if part["log_y"] else alt.Scale(zero=False)
-    base = _base(part["points"], labels)
+    base = _base()
     for axis in [axis for axis in ("x", "y") if part[f"log_{axis}"]]:
         base = base.transform_filter(f"datum.{axis} > 0")  # a logarithmic axis has no place for the rest
     line = base.mark_line(point=alt.OverlayMarkDef(size=24)).encode(
-        x=alt.X("x:Q", title=part["x"], scale=x_scale),
+        x=alt.X("x:Q", title=part["x"], scale=x_scale, axis=alt.Axis(tickCount=5)),
         y=alt.Y("y:Q", title=part["y"], scale=y_scale),
         tooltip=_tooltip("run:N", "curve:N", "x:Q", "y:Q"),
         **_run_and_curve(part["points"], labels),
     )
-    return _finish(line.properties(width="container", height=240), labels)
+    return _finish(line.properties(width="container", height=240), labels, {"rows": part["points"]})
 
 
 def section_bars(part: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
@@ -125,10 +126,11 @@ def section_bars(part: Mapping[str, Any], labels: Sequence[str]) -> dict[str, An
 
 def section_reliability(part: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """Observed against predicted share, the diagonal, and points as large as their bins."""
-    base = _base(part["bins"], labels)
+    base = _base()
     top = max([1e-9, *(max(row["predicted"], row["observed"], row.get("high") or 0) for row in part["bins"])])
-    ends = alt.Scale(domain=[0, min(1.0, 10 ** math.ceil(math.log10(top)) if top < 0.1 else 1.0)])
-    diagonal = alt.Chart(alt.Data(values=[{"p": 0}, {"p": ends.domain[1]}])).mark_line(
+    end = 1.0 if top >= 0.1 else 10.0 ** math.ceil(math.log10(top))  # click rates are small
+    ends = alt.Scale(domain=[0, end])
+    diagonal = alt.Chart(alt.Data(values=[{"p": 0}, {"p": end}])).mark_line(
         color=_INK, strokeDash=[4, 3], opacity=0.5, strokeWidth=1.2
     )
     x, y = alt.X("predicted:Q", title="predicted", scale=ends), alt.Y("observed:Q", title="observed", scale=ends)
@@ -140,11 +142,12 @@ def section_reliability(part: Mapping[str, Any], labels: Sequence[str]) -> dict[
     spread = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(clip=True)
     whisker = spread.encode(x=x, y=alt.Y("low:Q", title="observed"), y2="high:Q", color=looks["color"])
     layers = alt.layer(diagonal.encode(x="p:Q", y="p:Q"), whisker, line, dot)
-    return _finish(layers.properties(width="container", height=320), labels)
+    return _finish(layers.properties(width="container", height=320), labels, {"rows": part["bins"]})
 
 
-def _base(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> alt.Chart:
-    return alt.Chart(alt.Data(values=list(rows))).transform_filter(_SHOWN)
+def _base(name: str = "rows") -> alt.Chart:
+    """A chart of data that `_finish` puts in by name: Altair would check every number of it against its schema."""
+    return alt.Chart(alt.NamedData(name=name)).transform_filter(_SHOWN)
 
 
 def _by_run(labels: Sequence[str]) -> alt.Color:
@@ -158,7 +161,8 @@ def _run_and_curve(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> 
     if len({row["run"] for row in rows}) > 1 or len(curves) < 2:
         looks: dict[str, Any] = {"color": _by_run(labels)}
         if len(curves) > 1:
-            looks["strokeDash"] = alt.StrokeDash("curve:N", sort=curves, title=None)
+            legend = alt.Legend(symbolType="stroke", symbolStrokeColor=_INK, symbolFillColor="transparent", title=None)
+            looks["strokeDash"] = alt.StrokeDash("curve:N", sort=curves, legend=legend)
         return looks
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(curves))]
     return {"color": alt.Color("curve:N", title=None, scale=alt.Scale(domain=curves, range=colours))}
@@ -172,9 +176,15 @@ def _tooltip(*names: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(name, format=".5~g") if name.endswith(":Q") else alt.Tooltip(name) for name in names]
 
 
-def _finish(picture: Any, labels: Sequence[str], more: Sequence[Any] = ()) -> dict[str, Any]:
-    """The chart as a Vega-Lite specification, with the parameters that the page sets."""
+def _finish(
+    picture: Any,
+    labels: Sequence[str],
+    data: Mapping[str, Sequence[Mapping[str, Any]]],
+    more: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """The chart as a Vega-Lite specification, with its data and the parameters that the page sets."""
     spec = picture.add_params(alt.param(name="shown", value=list(labels)), *more).to_dict()
+    spec["datasets"] = {**spec.get("datasets", {}), **{name: list(rows) for name, rows in data.items()}}
     spec["config"] = _CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return spec

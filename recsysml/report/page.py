@@ -73,7 +73,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     version = ".".join(SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    library: str = vl_convert.javascript_bundle(vl_version=version)
+    library: str = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # the snippet is optional
     return environment.from_string(source).render(
         runs=[(run.label, charts.PALETTE[index % len(charts.PALETTE)]) for index, run in enumerate(runs)],
         sections=sections,
@@ -93,7 +93,7 @@ def _task_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Se
                 _, task, metric = name.split("/", 2)
                 found.setdefault(metric, []).append({"run": run.label, "task": task, **_interval(entry)})
     blocks = [Block(metric, chart=charts.tasks(rows, labels, metric), wide=True) for metric, rows in found.items()]
-    note = "Bars with 95% intervals; the dashed line is chance."
+    note = "Bars with 95% intervals; the line across is chance."
     return [Section("tasks", "Tasks", blocks, note)] if blocks else []
 
 
@@ -168,10 +168,7 @@ def _own_blocks(
     kind: str, title: str, same: Sequence[tuple[str, dict[str, Any]]], labels: Sequence[str]
 ) -> list[Block]:
     if kind == "table":
-        return [
-            Block(f"{title} ({label})" if len(labels) > 1 else title, table=_own_table(part), wide=True)
-            for label, part in same
-        ]
+        return [Block(title, table=_own_table(same, with_run=len(labels) > 1), wide=True)]
     key = {"curves": "points", "bars": "bars", "reliability": "bins"}[kind]
     together = {**same[0][1], key: [{**row, "run": label} for label, part in same for row in part[key]]}
     draw = {
@@ -182,11 +179,19 @@ def _own_blocks(
     return [Block(title, chart=draw(together, labels), wide=kind == "bars")]
 
 
-def _own_table(part: dict[str, Any]) -> Table:
-    rows = [[_own_cell(cell) for cell in row] for row in part["rows"][:_TABLE_ROWS]]
-    if len(part["rows"]) > _TABLE_ROWS:
-        rows.append([Cell(f"and {len(part['rows']) - _TABLE_ROWS} more rows")] + [Cell("")] * (len(part["columns"]) - 1))
-    return Table([str(name) for name in part["columns"]], rows)
+def _own_table(same: Sequence[tuple[str, dict[str, Any]]], *, with_run: bool) -> Table:
+    """The runs' tables below one another, each row with its run if there are several. Columns are those of all."""
+    columns = list(dict.fromkeys(str(name) for _, part in same for name in part["columns"]))
+    rows = []
+    for label, part in same:
+        for row in part["rows"]:
+            cells = dict(zip(map(str, part["columns"]), row, strict=True))
+            named = [Cell(label)] if with_run else []
+            rows.append(named + [_own_cell(cells.get(column)) for column in columns])
+    table = Table((["run"] if with_run else []) + columns, rows[:_TABLE_ROWS])
+    if len(rows) > _TABLE_ROWS:
+        table.rows.append([Cell(f"and {len(rows) - _TABLE_ROWS} more rows")])
+    return table
 
 
 def _own_cell(value: Any) -> Cell:
