@@ -12,6 +12,7 @@ import numpy as np
 
 from recsysml.environment import strict
 from recsysml.errors import ConfigError
+from recsysml.examples import read_examples
 from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaired_z
 from recsysml.runs import read_json, read_results
 
@@ -136,7 +137,7 @@ def _open(path: Path) -> _Side:
     file = path / "results.json" if path.is_dir() else path
     results = read_results(file)
     examples = file.parent / "examples.parquet"
-    return _Side(name, file, results, _read_examples(examples) if examples.is_file() else {}, notes)
+    return _Side(name, file, results, read_examples(examples) if examples.is_file() else {}, notes)
 
 
 def _best_job(file: Path) -> tuple[Path, str]:
@@ -150,25 +151,6 @@ def _best_job(file: Path) -> tuple[Path, str]:
     except (TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"{file} is damaged: it does not say which job was best") from error
     return path, f"was picked as the best of {len(jobs)} jobs by {metric}, so that metric flatters it"
-
-
-def _read_examples(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:  # read_table would import pandas
-            table = file.read(columns=["metric", "id", "value"])
-        if holes := [column for column in ("metric", "id", "value") if table[column].null_count]:
-            raise ValueError(f"column {holes[0]} has empty rows")
-        metrics = table["metric"].cast(pa.string()).combine_chunks().dictionary_encode()
-        codes = np.from_dlpack(metrics.indices)  # to_numpy() would import pandas
-        ids = np.array(table["id"].cast(pa.string()).to_pylist())
-        values = np.from_dlpack(table["value"].cast(pa.float64()).combine_chunks())
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
-    names = metrics.dictionary.to_pylist()
-    return {name: (ids[codes == code], values[codes == code]) for code, name in enumerate(names)}
 
 
 def _refusal(a: dict[str, Any], b: dict[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ import yaml
 from recsysml import sections
 from recsysml.environment import config_hash, environment, package_versions, plain, strict
 from recsysml.errors import ConfigError, JobError
+from recsysml.examples import write_examples
 from recsysml.files import write_atomic, write_json
 from recsysml.rows import Rows, read_rows
 from recsysml.runlog import RunLog, logger
@@ -295,16 +296,3 @@ def _number(value: Any) -> int | float | None:
     if value is None or isinstance(value, int):
         return value
     return number if math.isfinite(number := float(value)) else None
-
-
-def write_examples(path: Path, examples: Mapping[str, tuple[list[str], np.ndarray]]) -> None:
-    """One table (metric, id, value), written atomically."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metrics = pa.array([metric for metric, (ids, _) in examples.items() for _ in ids]).dictionary_encode()
-    ids = pa.array([name for ids, _ in examples.values() for name in ids], pa.string())
-    values = pa.array(np.concatenate([values for _, values in examples.values()]))
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"metric": metrics, "id": ids, "value": values}), sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())

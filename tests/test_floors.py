@@ -14,7 +14,7 @@ FLOORS = [
     {"losses"},
     {"metrics"},
     {"data", "models"},
-    {"results", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
+    {"results", "examples", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
     {"engine"},
     {"evals"},
     {"trainers"},
