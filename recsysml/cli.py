@@ -205,7 +205,7 @@ def doctor(verbose: Verbose = False) -> int:
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run directory or results.json: before.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, sweep or results file (lm_eval's too): before.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same: after.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on_regression: Annotated[

@@ -14,7 +14,7 @@ FLOORS = [
     {"losses"},
     {"metrics"},
     {"data", "models"},
-    {"results", "examples", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
+    {"results", "examples", "harness_files", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
     {"engine"},
     {"evals"},
     {"trainers"},

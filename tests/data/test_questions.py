@@ -64,7 +64,7 @@ def test_files_lie_in_the_working_directory_or_the_data_folder(tmp_path, monkeyp
 @pytest.mark.skipif(not data_dir(), reason="RECSYSML_DATA is not set: the real questions were not read")
 def test_the_real_files():
     for name, count, start in (
-        ("arc_easy/arc_easy.jsonl", 2376, None),
+        ("arc_easy/arc_easy_test.query_choices_gold.jsonl", 2376, None),
         ("piqa/valid.jsonl", 1838, "How do I ready a guinea pig cage"),
         ("hellaswag/hellaswag_val.derived.jsonl.gz", 10_042, "A man is sitting on a roof."),
     ):
