@@ -175,7 +175,7 @@ def kind_of(kind):
 
 def verdicts(monkeypatch, kind, left, right):
     """What diff says of each column; files are left out, everything above them is the command's own."""
-    sides = {}
+    sides, n = {}, left.shape[1]
     for name, columns in (("a", left), ("b", right)):
         metrics = {
             f"t/m{i}": {
@@ -187,7 +187,7 @@ def verdicts(monkeypatch, kind, left, right):
             for i, row in enumerate(columns)
         }
         parts = {key: {} for key in ("config", "data", "model", "protocol", "environment")}
-        ids = np.arange(len(columns[0])).astype(str)
+        ids = np.arange(n).astype(str)
         examples = {} if kind == "no examples" else {f"t/m{i}": (ids, row) for i, row in enumerate(columns)}
         results = {"run": {"status": "ok"}, "metrics": metrics, **parts}
         sides[name] = diff._Side(name, Path(name), results, examples, [])
