@@ -86,5 +86,16 @@ def pairs(examples: int = 10_000, metrics: int = 4, repeats: int = 5) -> dict[st
     return {"seconds": min(times), "examples": examples, "metrics": metrics}
 
 
+def contamination_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    found = f"{result['planted_found']} of {result['planted']} planted questions found"
+    work = f"contamination, {result['megabytes']:.0f} MB of text x {result['questions']:,} questions, one thread"
+    return work, "120 s", f"{result['seconds']:.1f} s, {found}", f"{result['others_touched']} others touched"
+
+
+def diff_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    work = f"diff, {result['examples']:,} paired examples x {result['metrics']} metrics"
+    return work, "2 s", f"{result['seconds']:.2f} s", ""
+
+
 if __name__ == "__main__":
     print(json.dumps({"contamination": contamination(), "diff": pairs()}, indent=1))
