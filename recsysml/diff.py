@@ -312,7 +312,10 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a file has no edge to fold at
     console.print(f"A  {escape(comparison.a)}\nB  {escape(comparison.b)}\n", highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("metric", "A", "B", "B - A", "interval", "p (Holm)", "B is", ""):

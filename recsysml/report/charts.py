@@ -87,7 +87,7 @@ def metric(
     rows: run, value, low, high. baselines: run, name, value.
     """
     base = _base()
-    y = alt.Y("run:N", title=None, sort=list(labels), axis=alt.Axis(grid=False, labelLimit=150))
+    y = alt.Y("run:N", title=None, sort=list(labels), axis=alt.Axis(grid=False, labelLimit=190))
     scale = alt.Scale(zero=False, padding=12)
     tips = _tooltip("run:N", "value:Q", "low:Q", "high:Q")
     x = alt.X("value:Q", title=f"{better} is better", scale=scale, axis=alt.Axis(tickCount=5))

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import sections
+from recsysml.diff import flatten
 from recsysml.errors import ConfigError
 from recsysml.files import outputs_dir
 from recsysml.rows import read_rows
 from recsysml.runs import FoundRun, iter_runs, read_results
 
 logger = logging.getLogger("recsysml")
+
+# of a configuration: where it lay and who watched say nothing about a run
+QUIET = ("tracker.", "outputs", "progress", "sweep.")
+# a label says what is a run's own in at most so many keys and characters
+_KEYS, _CHARACTERS = 3, 40
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,23 @@ def _find(name: str) -> list[FoundRun]:
 
 
 def _labels(runs: Sequence[FoundRun]) -> list[str]:
-    """Ids without their time, where that is enough to tell the runs apart."""
+    """Ids without their time, where that is enough to tell the runs apart, and what is each run's own in the config."""
     short = [run.id.split("-", 2)[-1] for run in runs]
-    if len(set(short)) == len(short):
-        return short
-    long = [run.id for run in runs]
-    return long if len(set(long)) == len(long) else [str(run.path) for run in runs]
+    if len(set(short)) < len(short):
+        short = [run.id for run in runs]
+    if len(set(short)) < len(short):
+        short = [str(run.path) for run in runs]
+    return [" ".join([name, *own]) for name, own in zip(short, _own_settings(runs), strict=True)]
+
+
+def _own_settings(runs: Sequence[FoundRun]) -> list[list[str]]:
+    """`key=value` of the few keys that tell the runs apart; nothing where they are many or long."""
+    flat = [dict(flatten(run.results["config"])) for run in runs]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if not key.startswith(QUIET)]
+    varying = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
+    own = [[f"{key.rpartition('.')[2]}={values[key]}" for key in varying if key in values] for values in flat]
+    few = len(varying) <= _KEYS and all(len(" ".join(words)) <= _CHARACTERS for words in own)
+    return own if few else [[] for _ in runs]
 
 
 def _sections(run: FoundRun) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,8 @@ from typing import Any
 
 from recsysml.diff import BETTER, NOISE, WORSE, MetricRow, compare, flatten
 from recsysml.errors import ConfigError
-from recsysml.report.gather import ReportedRun
+from recsysml.report.gather import QUIET, ReportedRun
 from recsysml.runs import duration
-
-# of a configuration: where it lay and who watched say nothing about a run
-_QUIET = ("tracker.", "outputs", "progress", "sweep.")
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def differences(runs: Sequence[ReportedRun], part: str) -> Table:
     keys = list(dict.fromkeys(key for values in flat for key in values))
     table = Table(["key", *(run.label for run in runs)])
     for key in keys:
-        if part == "config" and key.startswith(_QUIET):
+        if part == "config" and key.startswith(QUIET):
             continue
         texts = [_text(values[key]) if key in values else "" for values in flat]
         if len(set(texts)) > 1:

@@ -195,6 +195,20 @@ def test_runs_are_found_by_folder_id_and_sweep_and_each_once(own_outputs):
         gather([second.name[:-1] + "x"])
 
 
+def test_a_label_says_what_is_a_runs_own(tmp_path):
+    def labels(*configs):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for config in configs:
+            Run.create(folder, "train", "gpt2", argv=[], config=config, overrides=[]).finish("ok")
+        return [run.label for run in gather([str(folder)])]
+
+    small, large = ({"seed": 1, "model": {"d_model": d}, "tracker": {"mode": str(d)}} for d in (32, 64))
+    assert {label.partition(" ")[2] for label in labels(small, large)} == {"d_model=32", "d_model=64"}
+    assert [label.partition(" ")[2] for label in labels(small, small)] == ["", ""]
+    many = {f"key{i}": 1 for i in range(9)}
+    assert [label.partition(" ")[2] for label in labels(small, many)] == ["", ""]
+
+
 def test_a_section_outside_of_its_run_is_not_read(tmp_path, caplog):
     path = make(tmp_path, 6, steps=3)
     results = json.loads((path / "results.json").read_text())
