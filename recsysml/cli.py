@@ -214,16 +214,9 @@ def diff(
     verbose: Verbose = False,
 ) -> int:
     """Two runs, metric by metric: better, worse, or within noise."""
-    import json
-
     from recsysml import diff as differences
 
-    found = differences.compare(Path(a), Path(b))
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        differences.render(found)
-    return 3 if fail_on_regression and found.regressions else 0
+    return differences.main(a, b, as_json=as_json, fail_on_regression=fail_on_regression)
 
 
 @app.command()
