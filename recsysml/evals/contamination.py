@@ -191,7 +191,7 @@ def _compare(
 
 
 def _place(name: str, place: Mapping[str, int]) -> int:
-    """Which question a score is of: by its id, else by the number of its row that begins the id (`12:5f3a`); else -1."""
+    """Which question a score is of: by its id, else by the row number that begins its id (`12:5f3a`); else -1."""
     if name in place:
         return place[name]
     number, colon, _ = name.partition(":")
