@@ -49,6 +49,16 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def check_initial(config: RunConfig) -> None:
+    """The weights that a new training starts from, before a run directory exists; `config` is resolved.
+
+    A resumed run and an evaluation have their own weights, so that these may be gone. Raises ConfigError.
+    """
+    if getattr(config.model, "init_from", None):
+        module = models.KINDS[config.model.kind].partition(":")[0]
+        lazy.resolve(f"{module}:check_initial")(config.model)
+
+
 def what_auto_became(before: RunConfig, after: RunConfig) -> str:
     """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto."""
 

@@ -81,6 +81,8 @@ def start(
     if job.main_process():
         job.check(config)
     resolved = job.resolve(config)
+    if checkpoint is None:
+        job.check_initial(resolved)
     if not job.main_process():
         return do(resolved, None, command, checkpoint)
     show()
@@ -278,6 +280,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
             only_for_train(config)
             single.check(config)
             resolved = single.resolve(config)
+            single.check_initial(resolved)
             digest = config_hash(single.to_dict(resolved), package_versions())
             planned.append(sweeps.Job(overrides, digest, config.eval.headline))
             first = first or config
@@ -323,6 +326,11 @@ def _expand(hydra: Any, command: Command) -> tuple[list[str], list[list[str]], b
 
     def split() -> list[list[str]]:
         parsed = [configs.parse(hydra, text) for text in [*params, *words] if not text.startswith("hydra")]
+        for override in parsed:
+            if override.is_interval_sweep():
+                raise ConfigError(f"{override.input_line}: an interval has no end of values; list them: a,b,c.")
+            if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
+                raise ConfigError(f"{override.input_line}: there is nothing in it to sweep over.")
         return BasicSweeper.split_arguments(parsed, None)[0]
 
     jobs = split()
