@@ -144,7 +144,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 from all.")] = 200,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that make up p.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same text.")] = 1,
     verbose: Verbose = False,
 ) -> int:
     """Sample text from a language model."""
