@@ -7,6 +7,8 @@ exists is in its record (exit code 1). This file and config.py alone know Hydra.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +132,9 @@ def do(config: RunConfig, run: Run | None, command: Command, checkpoint: Path | 
                 f"interrupted; go on with: recsysml train --resume {run.path}" if checkpoint is None else "interrupted"
             )
         return 130
-    except Exception:  # its line was said and its traceback written to run.log
+    except Exception as error:
+        if run is None:  # else its line was said and its traceback written to run.log
+            print(f"error: process {os.environ.get('RANK')}: {job.one_line(error)}", file=sys.stderr)
         if command.verbose:
             traceback.print_exc()
         return 1
@@ -271,6 +275,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
     from recsysml import sweep as sweeps
     from recsysml.environment import config_hash, package_versions
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # every process would run every job
+        raise ConfigError("-m: a sweep runs in one process; under torchrun start its runs one by one.")
     with configs.hydra_at(command.config_dir) as hydra:
         words, jobs, parallel = _expand(hydra, command)
         first = None

@@ -191,6 +191,27 @@ def test_other_ranks_of_torchrun_write_nothing(
     assert not own_outputs.exists()
 
 
+def test_an_error_of_another_rank_is_said(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Any, run: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+    assert main(TRAIN) == 1
+    assert "error: process 1: MemoryError: no room\n" in capsys.readouterr().err
+
+
+def test_a_sweep_is_refused_under_torchrun(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "-m", "seed=1,2"]) == 2
+    assert "one by one" in capsys.readouterr().err
+    assert not own_outputs.exists()
+
+
 def test_one_line_keeps_our_words_and_names_others() -> None:
     assert job.one_line(JobError("a\nb")) == "a b"
     assert job.one_line(ValueError("x")) == "ValueError: x"
