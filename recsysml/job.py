@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import data, evals, lazy, models, trainers
+from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
 from recsysml.errors import Interrupted
 from recsysml.results import Run
@@ -85,10 +86,11 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
         return _work(config, None, checkpoint)
     tracker = config.tracker
     try:
-        run.tracker = Tracker.start(
-            tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
-        )
-        _work(config, run, checkpoint)
+        with termination_interrupts():
+            run.tracker = Tracker.start(
+                tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
+            )
+            _work(config, run, checkpoint)
     except (Interrupted, KeyboardInterrupt) as stop:
         run.finish("interrupted", str(stop) or "interrupted")
         raise Interrupted(str(stop) or "interrupted") from None

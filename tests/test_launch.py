@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,6 +192,27 @@ def test_other_ranks_of_torchrun_write_nothing(
     assert main(TRAIN) == 0
     assert seen == [None]
     assert not own_outputs.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_the_loop_interrupts_the_run(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """While data is prepared or a model compiled, which can take minutes."""
+
+    def train(config: Any, run: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not taken by the run"))
+    try:
+        monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+        assert main(TRAIN) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (run,) = runs(own_outputs)
+    assert results(run)["run"]["status"] == "interrupted"
 
 
 def test_an_error_of_another_rank_is_said(
