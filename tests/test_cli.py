@@ -136,6 +136,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert words in one_line_error(argv, capsys, own_outputs)
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(("target", "code", "words"), [("gone", 0, ""), ("full", 1, "error: "), ("closed", 0, "")])
+def test_output_that_cannot_be_written(buffered: bool, target: str, code: int, words: str) -> None:
+    """`| head`, a full disk behind `>`, and `>&-`."""
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "recsysml", "list"]
+    if target == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full" if target == "full" else os.devnull, os.O_WRONLY)
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command] if target == "closed" else command
+    done = subprocess.run(shell, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, check=False)
+    os.close(writer)
+    assert done.returncode == code
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == (1 if words else 0), done.stderr
+
+
+def test_a_word_that_is_not_utf8(capsys: pytest.CaptureFixture[str], own_outputs: Path) -> None:
+    assert "not UTF-8" in one_line_error(["train", "data.path=\udcff.txt"], capsys, own_outputs)
+
+
 def test_a_mistake_shows_its_traceback_with_v(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "model=gpt3", "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err
