@@ -306,7 +306,7 @@ def _run() -> Any:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{ascii(word)}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
+            raise ConfigError(f"{word!a}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
     try:
         return app(args=list(_argv), prog_name="recsysml", standalone_mode=False)
     except SystemExit as stop:  # click ends a program whose reader has gone with 1

@@ -51,7 +51,7 @@ def check_initial(config: GPTConfig) -> None:
     if stored is not None and stored["d_model"] != config.d_model:
         made_with = " ".join(f"model.{name}={number}" for name, number in stored.items())
         raise ConfigError(
-            f"model.init_from={config.init_from} does not fit model.d_model={config.d_model}: it was made with {made_with}"
+            f"model.init_from={config.init_from} does not fit model.d_model={config.d_model}: made with {made_with}"
         )
 
 
