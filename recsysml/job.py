@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import catalogue, data, evals, lazy, models, trainers
+from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
 from recsysml.errors import DataError, Interrupted
 from recsysml.results import Run
@@ -32,6 +33,8 @@ def check(config: RunConfig) -> None:
         importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
     if not config.tasks and getattr(config.trainer, "eval_tasks", []):
         check_tasks(config.trainer.eval_tasks)
+    if config.eval.kind in evals.CHECKS:
+        lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 
 
 def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool = False) -> None:
@@ -77,6 +80,16 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def check_initial(config: RunConfig) -> None:
+    """The weights that a new training starts from, before a run directory exists; `config` is resolved.
+
+    A resumed run and an evaluation have their own weights, so that these may be gone. Raises ConfigError.
+    """
+    if getattr(config.model, "init_from", None):
+        module = models.KINDS[config.model.kind].partition(":")[0]
+        lazy.resolve(f"{module}:check_initial")(config.model)
+
+
 def what_auto_became(before: RunConfig, after: RunConfig) -> str:
     """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto."""
 
@@ -103,10 +116,11 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
         return _work(config, None, checkpoint)
     tracker = config.tracker
     try:
-        run.tracker = Tracker.start(
-            tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
-        )
-        _work(config, run, checkpoint)
+        with termination_interrupts():
+            run.tracker = Tracker.start(
+                tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
+            )
+            _work(config, run, checkpoint)
     except (Interrupted, KeyboardInterrupt) as stop:
         run.finish("interrupted", str(stop) or "interrupted")
         raise Interrupted(str(stop) or "interrupted") from None

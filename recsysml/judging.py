@@ -33,6 +33,13 @@ class Prepared:
     parents: list[str]
 
 
+def run(command: Command, *, multirun: bool = False, rerun: bool = False, trust: bool = False) -> int:
+    """The command: one model, or with `multirun` every combination."""
+    if rerun and not multirun:
+        raise ConfigError("--rerun: it belongs to several evals (-m); a single one is always new.")
+    return sweep(command, trust=trust, rerun=rerun) if multirun else evaluate(command, trust=trust)
+
+
 def evaluate(command: Command, *, trust: bool = False) -> int:
     """Judge one model in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     ready = prepare(command, trust=trust)

@@ -16,5 +16,6 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
+        "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }

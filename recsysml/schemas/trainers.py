@@ -28,6 +28,8 @@ class LanguageTrainerConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
+    # AdamW in one kernel: the same update, several times as fast
+    fused: bool = True
     # largest global gradient norm; 0 is no clipping
     grad_clip: float = 1.0
     # cosine, linear, wsd (warm-up, stable, decay) or constant
@@ -42,6 +44,8 @@ class LanguageTrainerConfig:
     compile: bool = True
     # same config, same seed, same bits (on a CPU, or on one kind of GPU)
     deterministic: bool = True
+    # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
+    keep_memory: bool = True
     # recompute activations in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
     # rows of the logits computed at once in the loss; 0 is all at once (faster; more memory)
