@@ -194,7 +194,11 @@ def test_a_real_offline_run(tmp_path, caplog):
     tracker.finish("ok", {"val/loss": 3.0})
     assert warnings_of(caplog) == []
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-run-1.wandb")
-    content = file.read_bytes()
+    for _ in range(300):  # W&B's own process writes it, on a busy machine after `finish` has returned
+        content = file.read_bytes()
+        if b"val/loss" in content:
+            break
+        time.sleep(0.1)
     assert b"train/loss" in content
     assert b"3.1" in content
     assert b"val/loss" in content
