@@ -30,6 +30,8 @@ def check(config: RunConfig) -> None:
     Raises ConfigError or DataError with the one line that mends it.
     """
     importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+    if config.eval.kind in evals.CHECKS:
+        lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 
 
 def resolve(config: RunConfig) -> RunConfig:

@@ -101,7 +101,9 @@ def start(
 
 
 def only_for_train(config: RunConfig) -> None:
-    """Refuse what `train` would ignore."""
+    """Refuse what `train` would ignore, and an eval that it cannot end with."""
+    if not getattr(config.eval, "after_training", True):
+        raise ConfigError(f"eval={config.eval.kind} belongs to `recsysml eval`; `train` ends with the model's metrics.")
     for key in ("tasks", "limit", "num_fewshot"):
         if getattr(config, key):
             raise ConfigError(f"{key} belongs to `recsysml eval`; `train` ends with the model's own metrics.")

@@ -13,5 +13,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "interactions": "recsysml.schemas.data:InteractionsConfig",
     },
     "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
-    "eval": {"language": "recsysml.schemas.evals:LanguageEvalConfig"},
+    "eval": {
+        "language": "recsysml.schemas.evals:LanguageEvalConfig",
+        "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
+    },
 }

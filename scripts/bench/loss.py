@@ -1,6 +1,6 @@
 """In what share of the steps does gpt2_modern with Muon reach the final validation loss of GPT-2 with AdamW?
 
-    python scripts/bench/loss.py [--grid 1e-3,2e-3,3e-3,4e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
+    python scripts/bench/loss.py [--grid 5e-4,1e-3,2e-3,4e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
 
 Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same grid of
 learning rates (searched with the first seed, the lowest validation loss of the whole run wins), the same warm-up and
@@ -127,7 +127,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", default="1e-3,2e-3,3e-3,4e-3")
+    parser.add_argument("--grid", default="5e-4,1e-3,2e-3,4e-3")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--json", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides for both arms")
