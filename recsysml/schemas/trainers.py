@@ -42,8 +42,8 @@ class LanguageTrainerConfig:
     # fp32, bf16, fp16 (with a gradient scaler) or auto (bf16 where the hardware multiplies it, else fp32)
     precision: str = "auto"
     compile: bool = True
-    # same config, same seed, same bits (on a CPU, or on one kind of GPU)
-    deterministic: bool = True
+    # same config, same seed, same bits, on one kind of hardware; null is true on a CPU, where it costs little
+    deterministic: bool | None = None
     # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
     keep_memory: bool = True
     # recompute activations in the backward pass: less memory, a third more time
