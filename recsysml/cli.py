@@ -78,11 +78,21 @@ def train(
 
 
 @app.command("eval", context_settings=LOOSE)
-def evaluate(overrides: Overrides = None, config_dir: ConfigDir = None, verbose: Verbose = False) -> int:
-    """Judge a checkpoint: checkpoint=last, a run directory or a path."""
-    from recsysml import launch
+def evaluate(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="Several: every combination of comma-separated values, one table.")
+    ] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="With -m: do finished jobs anew.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Let task files of your own run code.")] = False,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """Judge a checkpoint (checkpoint=last, a run directory or a path) or model=hf, by its own metrics or tasks=..."""
+    from recsysml import judging
 
-    return launch.evaluate(_command(overrides, config_dir, verbose))
+    command = _command(overrides, config_dir, verbose)
+    return judging.run(command, multirun=multirun, rerun=rerun, trust=trust)
 
 
 @app.command(context_settings=LOOSE)

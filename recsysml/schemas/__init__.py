@@ -5,7 +5,7 @@ field; `docs/config.md` is made from these classes.
 """
 
 SCHEMAS: dict[str, dict[str, str]] = {
-    "model": {"gpt": "recsysml.schemas.models:GPTConfig"},
+    "model": {"gpt": "recsysml.schemas.models:GPTConfig", "hf": "recsysml.schemas.models:HFConfig"},
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
         "text": "recsysml.schemas.data:TextConfig",
@@ -15,6 +15,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
+        "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }

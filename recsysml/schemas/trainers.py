@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
@@ -63,11 +63,15 @@ class LanguageTrainerConfig:
     # tokens sampled from `sample_prompt` at each validation; 0 is none
     sample_tokens: int = 64
     sample_prompt: str = ""
+    # tasks asked at each validation and, with the best weights, at the end; of each the first so many questions
+    eval_tasks: list[str] = field(default_factory=list)
+    eval_tasks_limit: int | None = 200
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
         for name in ("max_steps", "batch_size", "grad_accum", "log_every", "keep_checkpoints"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
+        at_least("trainer.eval_tasks_limit", self.eval_tasks_limit, 1)
         for name in ("warmup_steps", "eval_every", "checkpoint_every", "loss_chunk", "sample_tokens"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("weight_decay", "grad_clip", "loader_workers"):
