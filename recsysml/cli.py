@@ -144,7 +144,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 from all.")] = 200,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that make up p.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same text.")] = 1,
     verbose: Verbose = False,
 ) -> int:
     """Sample text from a language model."""
@@ -205,7 +205,7 @@ def doctor(verbose: Verbose = False) -> int:
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run directory or results.json: before.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, sweep or results file (lm_eval's too): before.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same: after.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on_regression: Annotated[
@@ -214,16 +214,34 @@ def diff(
     verbose: Verbose = False,
 ) -> int:
     """Two runs, metric by metric: better, worse, or within noise."""
-    import json
-
     from recsysml import diff as differences
 
-    found = differences.compare(Path(a), Path(b))
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        differences.render(found)
-    return 3 if fail_on_regression and found.regressions else 0
+    return differences.main(a, b, as_json=as_json, fail_on_regression=fail_on_regression)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, ids, or folders: every run below them.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to; else report.html in the folder that was named, or in the outputs folder.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> int:
+    """One HTML file to look at: curves, bars, tables, samples."""
+    from recsysml.report import write_report
+
+    path, count = write_report(runs, output)
+    print(f"wrote {path} ({count} run{'' if count == 1 else 's'}, {path.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 @app.callback(invoke_without_command=True)
@@ -265,13 +283,41 @@ def main(argv: list[str] | None = None) -> int:
     _argv[:] = sys.argv[1:] if argv is None else argv
     # only the switch before the command's own words; a prompt may well be "-v"
     verbose = any(word in ("-v", "--verbose") for word in _argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a sampled text's characters shows the others
     try:
-        code = _guard(lambda: app(args=list(_argv), prog_name="recsysml", standalone_mode=False), verbose)
-        sys.stdout.flush()
+        code = _guard(_run, verbose)
+        if sys.stdout is not None:  # closed by `>&-`
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `recsysml list tasks | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:  # a full disk behind `>`
+        _drop_output()
+        print(f"error: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run() -> Any:
+    from recsysml.errors import ConfigError
+
+    for word in _argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{word!a}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
+    try:
+        return app(args=list(_argv), prog_name="recsysml", standalone_mode=False)
+    except SystemExit as stop:  # click ends a program whose reader has gone with 1
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+
+
+def _drop_output() -> None:
+    """What is still held for standard output goes nowhere, or Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _guard(command: Callable[[], Any], verbose: bool) -> int:

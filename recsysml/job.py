@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import data, evals, lazy, models, trainers
+from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
 from recsysml.errors import Interrupted
 from recsysml.results import Run
@@ -29,6 +30,8 @@ def check(config: RunConfig) -> None:
     Raises ConfigError or DataError with the one line that mends it.
     """
     importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+    if config.eval.kind in evals.CHECKS:
+        lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -47,6 +50,16 @@ def resolve(config: RunConfig) -> RunConfig:
         module = models.KINDS[config.model.kind].partition(":")[0]
         config.model = lazy.resolve(f"{module}:resolve_size")(config.model, not config.device.startswith("cpu"))
     return config
+
+
+def check_initial(config: RunConfig) -> None:
+    """The weights that a new training starts from, before a run directory exists; `config` is resolved.
+
+    A resumed run and an evaluation have their own weights, so that these may be gone. Raises ConfigError.
+    """
+    if getattr(config.model, "init_from", None):
+        module = models.KINDS[config.model.kind].partition(":")[0]
+        lazy.resolve(f"{module}:check_initial")(config.model)
 
 
 def what_auto_became(before: RunConfig, after: RunConfig) -> str:
@@ -75,10 +88,11 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
         return _work(config, None, checkpoint)
     tracker = config.tracker
     try:
-        run.tracker = Tracker.start(
-            tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
-        )
-        _work(config, run, checkpoint)
+        with termination_interrupts():
+            run.tracker = Tracker.start(
+                tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
+            )
+            _work(config, run, checkpoint)
     except (Interrupted, KeyboardInterrupt) as stop:
         run.finish("interrupted", str(stop) or "interrupted")
         raise Interrupted(str(stop) or "interrupted") from None

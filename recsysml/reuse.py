@@ -72,10 +72,10 @@ def with_allowed(config: RunConfig, run: Path, overrides: list[str]) -> RunConfi
                 f" model.init_from={run} {text}"
             )
         *way, leaf = key.split(".")
-        node = tree
+        node: Any = tree
         for step in way:
-            node = node[step]
-        if leaf not in node:
+            node = node.get(step) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
             raise ConfigError(f"{key}: there is no such key.")
         node[leaf] = None if value == "null" else value  # from_dict gives it its type
     return configs.from_dict(tree)
@@ -94,6 +94,14 @@ def find_run(name: str) -> Path:
             return run.path
     newest = ", ".join(str(run.path) for run in runs[:3]) or f"none under {outputs_dir()}"
     raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
+
+
+def run_of(path: str | None) -> list[str]:
+    """The id of the run that a path of weights (`model.init_from`) lies in, as a list of one; empty where in none."""
+    place = Path(path).expanduser().resolve() if path else None
+    # a run directory, its checkpoints folder, or one checkpoint in it
+    folders = [place, *place.parents[:2]] if place else []
+    return [folder.name for folder in folders if (folder / "results.json").is_file()][:1]
 
 
 def show_config(overrides: list[str], config_dir: Path | None, run: str | None = None) -> str:

@@ -41,13 +41,7 @@ def fields(source: str, node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
 
 def render() -> str:
     parts = [HEAD]
-    for path, prefix in [
-        ("run", ""),
-        ("models", "model."),
-        ("data", "data."),
-        ("trainers", "trainer."),
-        ("evals", "eval."),
-    ]:
+    for path, prefix in PAGES:
         source = (SCHEMAS / f"{path}.py").read_text()
         classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
         for name, node in classes.items():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,6 +107,14 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert f"recsysml train --resume {run}" in capsys.readouterr().err
 
 
+def test_sigterm_outside_the_loop_leaves_an_interrupted_run(told: SimpleNamespace, own_outputs: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    told.error = lambda config: os.kill(os.getpid(), signal.SIGTERM)  # while data is prepared, or scored at the end
+    assert main(TRAIN) == 130
+    assert results(runs(own_outputs)[0])["run"]["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_run_is_resumed_in_place_with_its_own_config(
     told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +172,20 @@ def test_eval_takes_model_and_data_from_the_checkpoints_run(
     assert "the model comes from the checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_names_the_run_whose_weights_it_starts_from(told: SimpleNamespace, own_outputs: Path) -> None:
+    assert main(TRAIN) == 0
+    (first,) = runs(own_outputs)
+    places = [first, first / "checkpoints", first / "checkpoints" / "last"]
+    for place in places:
+        assert main([*TRAIN, f"model.init_from={place}"]) == 0
+    assert main([*TRAIN, f"model.init_from={own_outputs}"]) == 0  # no run, although runs lie below
+    found = sorted((results(run)["run"] for run in runs(own_outputs)), key=lambda run: run["started"])
+    assert [run["parents"] for run in found] == [[], *[[first.name]] * 3, []]
+    assert main([*TRAIN, "-m", "seed=1,2", f"model.init_from={first}"]) == 0
+    (swept, _) = own_outputs.glob("sweep/*/*/results.json")
+    assert results(swept.parent)["run"]["parents"] == [first.name]
+
+
 def test_config_from_a_run(told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "trainer.lr=0.25"]) == 0
     capsys.readouterr()
@@ -188,6 +213,48 @@ def test_other_ranks_of_torchrun_write_nothing(
     monkeypatch.setattr(sys.modules["stand_ins"], "train", lambda config, run: seen.append(run))
     assert main(TRAIN) == 0
     assert seen == [None]
+    assert not own_outputs.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_the_loop_interrupts_the_run(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """While data is prepared or a model compiled, which can take minutes."""
+
+    def train(config: Any, run: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not taken by the run"))
+    try:
+        monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+        assert main(TRAIN) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (run,) = runs(own_outputs)
+    assert results(run)["run"]["status"] == "interrupted"
+
+
+def test_an_error_of_another_rank_is_said(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Any, run: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+    assert main(TRAIN) == 1
+    assert "error: process 1: MemoryError: no room\n" in capsys.readouterr().err
+
+
+def test_a_sweep_is_refused_under_torchrun(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "-m", "seed=1,2"]) == 2
+    assert "one by one" in capsys.readouterr().err
     assert not own_outputs.exists()
 
 

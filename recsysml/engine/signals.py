@@ -1,14 +1,29 @@
-"""SIGINT and SIGTERM as a request to stop after the step at hand."""
+"""SIGINT and SIGTERM: within the loop a request to stop after the step at hand, outside it the end of the run."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 logger = logging.getLogger("recsysml")
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """While entered, SIGTERM raises KeyboardInterrupt, as SIGINT does by itself: for all of a run but its loop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

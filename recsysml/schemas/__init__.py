@@ -16,5 +16,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
     },
     "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
-    "eval": {"language": "recsysml.schemas.evals:LanguageEvalConfig"},
+    "eval": {
+        "language": "recsysml.schemas.evals:LanguageEvalConfig",
+        "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
+    },
 }

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 
@@ -194,6 +195,37 @@ def test_best_and_newest_checkpoints_are_kept(tiny, tmp_path):
     assert os.readlink(root / "last") == "step-00000006"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "stand_in"),
+    [
+        (lambda root: (root / "best").unlink(), None),  # killed between the checkpoint and its link
+        (lambda root: (root / "step-00000002" / "model.safetensors").write_bytes(b"x"), "step-00000004"),
+        (lambda root: shutil.rmtree(root / "step-00000002"), "step-00000004"),
+    ],
+    ids=["no link", "damaged", "gone"],
+)
+@pytest.mark.parametrize(("late", "better"), [(0.5, True), (9.0, False)])
+def test_a_best_checkpoint_that_is_lost_is_chosen_anew(tiny, tmp_path, caplog, spoil, stand_in, late, better):
+    run = tiny.Run(tmp_path / "run")
+    root = run.path / "checkpoints"
+    values = {0: 5.0, 2: 1.0, 4: 2.0, 6: late}
+    settings = tiny.config(max_steps=6, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
+    tiny.train(settings, run, evaluate=lambda step: {"val/loss": values[step]})
+    shutil.rmtree(root / "step-00000006")
+    checkpoint.mark_best(root / "step-00000002")
+    spoil(root)
+    resume = checkpoint.load(root / "step-00000004")
+    _, _, fitted = tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    lost = stand_in is not None
+    assert os.readlink(root / "best") == ("step-00000006" if better or lost else "step-00000002")
+    assert fitted.best_value == (late if better or lost else 1.0)
+    assert ("step-00000002" in caplog.text) == lost
+    # stopped right after: the weights it goes on from stand in
+    settings = tiny.config(max_steps=4, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
+    tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    assert os.readlink(root / "best") == (stand_in or "step-00000002")
+
+
 def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):
     seen = []
     run = tiny.Run(tmp_path / "run")
@@ -238,6 +270,22 @@ def test_fp16_survives_an_overflow(tiny):
     model, run, _ = tiny.train(tiny.config(precision="fp16", max_steps=4), loss=counted)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert len(run.column("train/loss")) == 4
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_fp16_overflow_in_one_optimisers_gradients_skips_the_step_of_all(tiny, grad_clip):
+    def loss(forward, tokens, targets):
+        value = forward(tokens, targets)
+        slope = model.embedding.weight.sum() * 1e35  # times the scale of 65,536 it is beyond float32, for AdamW alone
+        return 0.01 * value + (slope - slope.detach()), {"train/loss": value}
+
+    torch.manual_seed(0)
+    model = tiny.Model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = tiny.config(precision="fp16", optimizer="muon", max_steps=1, warmup_steps=0, grad_clip=grad_clip)
+    tiny.train(settings, model=model, loss=loss)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
