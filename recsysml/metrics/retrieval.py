@@ -47,7 +47,7 @@ def hit_rate(ranks: np.ndarray, offsets: np.ndarray, k: int) -> np.ndarray:
 
 
 def ndcg(ranks: np.ndarray, offsets: np.ndarray, k: int) -> np.ndarray:
-    """(U,) sum of 1 / log2(1 + rank) over the targets within k, over the most it can be (Jarvelin & Kekalainen 2002)."""
+    """(U,) sum of 1 / log2(1 + rank) over targets within k, over the most it can be (Jarvelin & Kekalainen 2002)."""
     gains = _sums(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0), offsets)
     best = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(k)))])  # (k + 1,) by how many targets fit
     return gains / best[np.minimum(np.diff(offsets), k)]
