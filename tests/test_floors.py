@@ -16,6 +16,7 @@ FLOORS = [
     {"data", "models"},
     {"results", "environment", "rows", "runlog", "tracking", "plots", "runs"},
     {"engine"},
+    {"retrieval"},
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "doctor", "catalogue"},

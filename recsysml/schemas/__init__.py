@@ -5,13 +5,25 @@ field; `docs/config.md` is made from these classes.
 """
 
 SCHEMAS: dict[str, dict[str, str]] = {
-    "model": {"gpt": "recsysml.schemas.models:GPTConfig"},
+    "model": {
+        "gpt": "recsysml.schemas.models:GPTConfig",
+        "popularity": "recsysml.schemas.retrievers:PopularityConfig",
+        "recent_popularity": "recsysml.schemas.retrievers:RecentPopularityConfig",
+        "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
+        "ease": "recsysml.schemas.retrievers:EaseConfig",
+    },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
         "text": "recsysml.schemas.data:TextConfig",
         "hub_text": "recsysml.schemas.data:HubTextConfig",
         "interactions": "recsysml.schemas.data:InteractionsConfig",
     },
-    "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
-    "eval": {"language": "recsysml.schemas.evals:LanguageEvalConfig"},
+    "trainer": {
+        "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
+        "fit": "recsysml.schemas.trainers:FitTrainerConfig",
+    },
+    "eval": {
+        "language": "recsysml.schemas.evals:LanguageEvalConfig",
+        "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
+    },
 }

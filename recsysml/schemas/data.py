@@ -104,6 +104,8 @@ class InteractionsConfig:
     time_column: str = "timestamp"
     # time (global) or last_out (each user's last event)
     split: str = "time"
+    # whether what a user has turned to before is no candidate when it is judged
+    mask_seen: bool = True
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""

@@ -80,3 +80,15 @@ class LanguageTrainerConfig:
             raise ConfigError(
                 f"trainer.grad_accum={self.grad_accum}: trainer.batch_size={self.batch_size} must be a multiple of it."
             )
+
+
+@dataclass
+class FitTrainerConfig:
+    """Models that are computed from counts in one go."""
+
+    family: ClassVar[str] = "interactions"
+
+    kind: str = "fit"
+
+    def validate(self) -> None:
+        """Nothing to choose, nothing to refuse."""

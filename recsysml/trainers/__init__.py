@@ -1,3 +1,6 @@
 """Trainers, one file each: `train(config: RunConfig, run: Run) -> None`."""
 
-KINDS = {"language": "recsysml.trainers.language:train"}
+KINDS = {
+    "language": "recsysml.trainers.language:train",
+    "fit": "recsysml.trainers.fit:train",
+}
