@@ -66,16 +66,16 @@ def hardest(queries: Tensor, items: Tensor, n: int) -> Tensor:
         return (queries @ items.T).amax(dim=0).topk(min(n, len(items))).indices
 
 
-def excluded(ids: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+def excluded(ids: Tensor, targets: Tensor, known: Tensor | None = None, group: Tensor | None = None) -> Tensor:
     """(N, S) which candidates are no negatives of a row: its own target drawn by accident, and its other positives.
 
-    ids (S,), targets (N,), known (N, P) items, padded with a number that is no item.
+    ids (S,), targets (N,). known (G, P) holds the items known to be liked by each of G groups, a user's rows say,
+    padded with a number that is no item; group (N,) is each row's.
     """
     out = ids[None, :] == targets[:, None]
-    if known is not None:
-        for column in known.T:  # P comparisons of (N, S) rather than one of (N, S, P)
-            out |= ids[None, :] == column[:, None]
-    return out
+    if known is None or group is None:
+        return out
+    return out | (ids[None, None, :] == known[:, :, None]).any(dim=1)[group]
 
 
 def sampled_softmax(

@@ -6,4 +6,5 @@ KINDS = {
     "recent_popularity": "recsysml.models.recent_popularity:RecentPopularity",
     "seq_knn": "recsysml.models.seq_knn:SeqKnn",
     "ease": "recsysml.models.ease:Ease",
+    "sasrec": "recsysml.models.sasrec:SASRec",
 }

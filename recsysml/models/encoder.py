@@ -69,5 +69,7 @@ class EncoderRetriever:
     @torch.no_grad()
     def _matrix(self) -> Tensor:
         if self._items is None:
-            self._items = cast(Encoder, self.encoder).item_matrix().float()
+            self._items = (
+                cast(Encoder, self.encoder).item_matrix().detach().float()
+            )  # a view of a weight asks for gradients even here
         return self._items

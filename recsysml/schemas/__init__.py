@@ -11,6 +11,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "recent_popularity": "recsysml.schemas.retrievers:RecentPopularityConfig",
         "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
         "ease": "recsysml.schemas.retrievers:EaseConfig",
+        "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -21,6 +22,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
         "fit": "recsysml.schemas.trainers:FitTrainerConfig",
+        "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recsysml.schemas.checks import above, at_least, share
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import above, at_least, one_of, share
 
 
 @dataclass
@@ -77,3 +78,42 @@ class EaseConfig(_CountedFields):
     def validate(self) -> None:
         above("model.l2", self.l2, 0)
         at_least("model.max_items", self.max_items, 1)
+
+
+@dataclass
+class SASRecConfig:
+    """A causal transformer over a user's items, with the blocks that GPT is made of (Kang & McAuley 2018)."""
+
+    accepts: ClassVar[str] = "interactions"
+    trainers: ClassVar[tuple[str, ...]] = ("retrieval",)
+
+    kind: str = "sasrec"
+    name: str = "sasrec"
+    n_layers: int = 2
+    n_heads: int = 2
+    d_model: int = 64
+    # the last so many items of a history are read, the start token among them
+    context_length: int = 50
+    # learned or rope
+    position: str = "learned"
+    # layernorm or rmsnorm
+    norm: str = "layernorm"
+    # gelu or swiglu
+    mlp: str = "gelu"
+    bias: bool = True
+    dropout: float = 0.2
+    # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
+    normalise: bool = False
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("n_layers", "n_heads", "d_model", "context_length"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        one_of("model.position", self.position, ("learned", "rope"))
+        one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
+        one_of("model.mlp", self.mlp, ("gelu", "swiglu"))
+        share("model.dropout", self.dropout)
+        if self.d_model % self.n_heads:
+            raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")
+        if self.position == "rope" and self.d_model // self.n_heads % 2:
+            raise ConfigError("model.position=rope needs an even head width, and d_model/n_heads is odd.")

@@ -3,4 +3,5 @@
 KINDS = {
     "language": "recsysml.trainers.language:train",
     "fit": "recsysml.trainers.fit:train",
+    "retrieval": "recsysml.trainers.retrieval:train",
 }

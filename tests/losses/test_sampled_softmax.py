@@ -144,9 +144,10 @@ def test_expected_counts_are_the_counts_seen():
 
 
 def test_what_a_row_is_known_to_like_is_no_negative_of_it():
-    ids, targets = torch.tensor([3, 1, 4, 1, 5]), torch.tensor([1, 5])
-    known = torch.tensor([[4, -1], [3, 4]])
-    assert excluded(ids, targets, known).int().tolist() == [[0, 1, 1, 1, 0], [1, 0, 1, 0, 1]]
+    ids, targets = torch.tensor([3, 1, 4, 1, 5]), torch.tensor([1, 5, 3])
+    known, group = torch.tensor([[3, 4], [4, -1]]), torch.tensor([1, 0, 1])
+    assert excluded(ids, targets, known, group).int().tolist() == [[0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [1, 0, 1, 0, 0]]
+    assert excluded(ids, targets).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
 
 
 def test_weights_are_taken_in_proportion():
