@@ -20,7 +20,7 @@ FLOORS = [
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "doctor", "catalogue"},
-    {"sweep", "hints", "config", "datasets", "reuse", "launch"},
+    {"sweep", "hints", "config", "datasets", "reuse", "launch", "recommending"},
     {"cli"},
     {"__main__"},
 ]

@@ -125,11 +125,14 @@ class RetrievalTrainerConfig(_LoopFields):
     calibration: float = 0.75
     # each target weighs 1, 1/sqrt(the user's events) or 1/sqrt(the item's events): none, user, item
     row_weights: str = "none"
+    # auto (by the catalogue's size), flat (exact), ivf, hnsw or ivf_pq
+    index: str = "auto"
 
     def validate(self) -> None:
         super().validate()
         one_of("trainer.loss", self.loss, ("full", "sampled", "gbce"))
         one_of("trainer.row_weights", self.row_weights, ("none", "user", "item"))
+        one_of("trainer.index", self.index, ("auto", "flat", "ivf", "hnsw", "ivf_pq"))
         above("trainer.temperature", self.temperature, 0)
         share("trainer.calibration", self.calibration, one=True)
         for name in ("uniform_negatives", "in_batch_negatives", "hard_negatives"):

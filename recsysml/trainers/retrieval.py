@@ -23,6 +23,8 @@ from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
 from recsysml.losses.softmax import cross_entropy, token_losses
 from recsysml.models.encoder import EncoderRetriever
+from recsysml.models.histories import Histories
+from recsysml.retrieval import index
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
 from recsysml.schemas.run import RunConfig
@@ -136,7 +138,25 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         judged = evals.judge(retriever, part, **how, whole=True)
         evals.record(run, split, judged, simple[split], part, data)
         logger.info("%s", evals.sentence(split, judged, simple[split]))
+    _index(run, retriever, asked["test"].histories, settings.index)
     _report(run, fitted, best_by)
+
+
+def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: str) -> None:
+    """Write the item vectors' index, and what of the exact answers it finds for the test's users."""
+    queries = retriever.user_vectors(histories.part(0, index.MEASURED_QUERIES))
+    made = index.build(retriever.item_vectors(), queries, kind)
+    made.save(run.path / "index")
+    recall = made.description[f"recall@{index.RECALL_AT}"]
+    run.metric(f"test/index_recall@{index.RECALL_AT}", recall, stderr=None, n=len(queries), better="higher")
+    run.artifact("index", "index")
+    logger.info(
+        "%s index of %s items, recall@%s %.4f",
+        made.description["kind"],
+        len(retriever.item_vectors()),
+        index.RECALL_AT,
+        recall,
+    )
 
 
 def _report(run: Any, fitted: Fitted, best_by: str) -> None:

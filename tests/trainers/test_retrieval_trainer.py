@@ -177,7 +177,7 @@ def test_the_sampled_losses_are_given_the_draws_the_config_asks_for(kind):
         torch.testing.assert_close(found, sampled_softmax(positive, negative, drawn.log_expected, out))
 
 
-def test_from_the_command_line_to_eval(ring, own_outputs):
+def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, capsys):
     choices = ["data=interactions", f"data.path={ring}", "data.split=last_out", "eval.ks=[1]", "eval.baselines=[]"]
     small = [
         "model.d_model=16",
@@ -191,4 +191,39 @@ def test_from_the_command_line_to_eval(ring, own_outputs):
     assert main(["eval", f"checkpoint={path}"]) == 0
     (judged,) = (own_outputs / "eval").iterdir()
     test = {name: entry for name, entry in results(path)["metrics"].items() if name.startswith("test/")}
+    assert test.pop("test/index_recall@100")["value"] == 1.0
     assert results(judged)["metrics"] == test
+
+    capsys.readouterr()
+    assert main(["recommend", "last", "--history", "i03,i04,i05", "-k", "3"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert rows[0][2] == "i06"  # what comes next on the ring
+    assert not {row[2] for row in rows} & {"i03", "i04", "i05"}
+    assert main(["recommend", str(path), "--user", "u07", "-k", "30"]) == 0
+    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    events = pl.read_csv(ring).filter(pl.col("user_id") == "u07").sort("timestamp")["item_id"].to_list()
+    assert sorted(found) == sorted({f"i{i:02d}" for i in range(20)} - set(events))  # the rest, and nothing twice
+
+    (path / "index" / "index.faiss").write_bytes(b"broken")
+    assert main(["recommend", str(path), "--user", "u07", "-k", "30"]) == 0
+    again = capsys.readouterr()
+    assert [line.split()[2] for line in again.out.splitlines()] == found
+    assert "building it anew" in again.err
+
+    assert main(["export", str(path), str(tmp_path / "out")]) == 0
+    assert "20 items, width 16; flat index, recall@100 1.0000" in capsys.readouterr().out
+    vectors = np.load(tmp_path / "out" / "item_vectors.npy")
+    users = np.load(tmp_path / "out" / "user_vectors.npy")
+    assert (vectors.shape, users.shape) == ((20, 16), (40, 16))
+    names = json.loads((tmp_path / "out" / "item_ids.json").read_text())
+    order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
+    assert order == found
+
+    for arguments, words in (
+        (["--user", "u99"], "has no such user. Did you mean: u"),
+        (["--history", "i77"], "no item i77"),
+        ([], "give --user ID"),
+    ):
+        assert main(["recommend", str(path), *arguments]) == 2
+        assert words in capsys.readouterr().err
