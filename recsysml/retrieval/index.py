@@ -128,7 +128,7 @@ def _empty(kind: str, n_items: int, width: int) -> Any:
         bits = max(1, min(8, int(math.log2(max(2, n_items // 39)))))
         made = faiss.IndexIVFPQ(quantizer, width, cells, pieces, bits, inner)
     made.own_fields = True
-    quantizer.this.disown()
+    quantizer.this.disown()  # type: ignore[attr-defined]
     return made
 
 
