@@ -97,7 +97,7 @@ def test_values(overrides: list[str], key: str, value: object) -> None:
 
 MISTAKES = [
     ("model=gpt3", "model=gpt3: no such model. Did you mean: model=gpt2? It is one of gpt2, gpt2_modern"),
-    ("trainer=rl", "trainer=rl: no such trainer. It is one of language."),
+    ("trainer=rl", "trainer=rl: no such trainer. It is one of language, language_with/muon."),
     ("experiment=nothing_like_it", "no such experiment"),
     ("modle=gpt2", "modle: there is no such key. Did you mean: model?"),
     ("trainer.lrr=1", "trainer.lrr: there is no such key. Did you mean: trainer.lr?"),
@@ -114,7 +114,7 @@ MISTAKES = [
     ("threads=many", "threads=many: it must be a whole number or null."),
     ("trainer.max_steps=0", "trainer.max_steps=0: it must be at least 1."),
     ("trainer.batch_size=0", "trainer.batch_size=0: it must be at least 1."),
-    ("trainer.grad_accum=3", "trainer.grad_accum=3: trainer.batch_size=16 must be a multiple of it."),
+    ("trainer.grad_accum=3", "trainer.grad_accum=3: trainer.batch_size=8 must be a multiple of it."),
     ("trainer.lr=0", "trainer.lr=0.0: it must be greater than 0."),
     ("trainer.lr=nan", "trainer.lr=nan: it must be greater than 0."),
     ("trainer.beta2=1", "trainer.beta2=1.0: it must lie between 0 and 1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,8 +46,30 @@ def chunked_cross_entropy(
 
 
 def _sum(logits: Tensor, targets: Tensor, ignore: int) -> Tensor:
-    flat = logits.flatten(0, -2).float()
-    return F.cross_entropy(flat, targets.flatten(), ignore_index=ignore, reduction="sum")
+    return _CrossEntropySum.apply(logits.flatten(0, -2).float(), targets.flatten(), ignore)
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """Sum of -log softmax(logits)[target]. torch's own keeps the log-probabilities, a second tensor as large as the
+    logits, and its compiled gradient compares every logit's column with its row's target; this keeps one number a
+    row and touches the target's column alone."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore: int) -> Tensor:  # (N, V) fp32, (N,)
+        counted = targets != ignore  # (N,)
+        columns = targets.where(counted, 0)[:, None]  # (N, 1)
+        log_sum = logits.logsumexp(dim=-1, keepdim=True)  # (N, 1)
+        ctx.save_for_backward(logits, log_sum, columns, counted)
+        return (log_sum - logits.gather(1, columns)).squeeze(1).where(counted, 0.0).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, log_sum, columns, counted = ctx.saved_tensors
+        weight = counted[:, None] * gradient  # (N, 1)
+        # gradient of row n: weight * (softmax - one-hot of the target)
+        rows = (logits - log_sum).exp_().mul_(weight)  # (N, V)
+        # scatter and not scatter_add, which has no deterministic form on a GPU
+        return rows.scatter_(1, columns, rows.gather(1, columns) - weight), None, None
 
 
 def _count(targets: Tensor, ignore: int) -> Tensor:

@@ -40,6 +40,7 @@ def train(config: RunConfig, run: Any) -> None:
         device.resolve_precision(settings.precision, device.resolve_device(config.device)),
         threads=config.threads,
         deterministic=settings.deterministic,
+        keep_memory=settings.keep_memory,
     )
     with distributed.world(machine.device) as world:
         _train(config, run, machine, world)

@@ -89,7 +89,13 @@ def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
         kind = type(getattr(owner, key))
         setattr(owner, key, text == "true" if kind is bool else kind(text))
     precision = device.resolve_precision(trainer.precision, "cpu")
-    machine = device.prepare("cpu", precision, threads=torch.get_num_threads(), deterministic=trainer.deterministic)
+    machine = device.prepare(
+        "cpu",
+        precision,
+        threads=torch.get_num_threads(),
+        deterministic=trainer.deterministic,
+        keep_memory=trainer.keep_memory,
+    )
     model = GPT(config, vocab_size)
     if config.position == "learned":
         copy_weights(plain_model(vocab_size), model)

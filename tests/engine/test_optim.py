@@ -20,6 +20,22 @@ def test_every_parameter_has_one_place_and_decay_falls_on_matrices_only(tiny):
     assert [p.shape for p in optimizers[1].param_groups[0]["params"]] == [model.hidden.weight.shape]
 
 
+def test_fused_is_the_same_update(tiny):
+    def trained(fused):
+        torch.manual_seed(0)
+        model = tiny.Model()
+        (optimizer,) = optim.build(model, tiny.config(optimizer="adamw", fused=fused), bf16=False)
+        for _ in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape)
+            optimizer.step()
+        assert optimizer.defaults["fused"] is fused
+        return [p.detach() for p in model.parameters()]
+
+    for one, other in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_muon_is_torchs_to_bfloat16_rounding_and_torchs_own_with_bf16():
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 24), (16, 16))]

@@ -1,6 +1,9 @@
 """The loader, the clock, the device's answers, the bar."""
 
 import logging
+import platform
+import subprocess
+import sys
 import time
 
 import pytest
@@ -116,3 +119,30 @@ def test_the_bar_is_drawn_where_it_is_asked_for(capsys):
 
 def test_clock():
     assert [clock(s) for s in (0.4, 59.6, 61, 3725)] == ["0:00", "1:00", "1:01", "1:02:05"]
+
+
+FAULTS = """
+import resource, sys, torch
+from recsysml.engine import device
+device.prepare("cpu", "fp32", threads=1, keep_memory=sys.argv[1] == "keep")
+def touch():
+    torch.ones(1 << 24)  # 64 MiB, freed at once
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
+def test_kept_memory_is_not_fetched_from_the_kernel_again():
+    """Each 64 MiB tensor is 16,384 pages: a fault for each of them, or none at all."""
+
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", FAULTS, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    pages = 5 * (1 << 26) // 4096
+    assert faults("return") > pages / 2
+    assert faults("keep") < pages / 50

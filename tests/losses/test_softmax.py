@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from recsysml.losses.softmax import chunked_cross_entropy, cross_entropy, token_losses
 
@@ -22,6 +23,23 @@ def test_equals_the_definition_and_ignores() -> None:
     losses = by_loop(logits, targets)
     assert cross_entropy(logits, targets).item() == pytest.approx(sum(losses) / 8, rel=1e-5)
     torch.testing.assert_close(token_losses(logits, targets).flatten(), torch.tensor(losses))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_value_and_gradient_are_torchs_own(seed: int, scale: float) -> None:
+    torch.manual_seed(seed)
+    logits = (scale * torch.randn(40, 97)).double().requires_grad_()
+    targets = torch.randint(97, (40,))
+    targets[::7] = -100
+    theirs = F.cross_entropy(logits, targets)
+    (expected,) = torch.autograd.grad(3 * theirs, logits)
+    single = logits.detach().float().requires_grad_()
+    ours = cross_entropy(single, targets)
+    (3 * ours).backward()
+    assert single.grad is not None
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(single.grad.double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_to_predict_costs_nothing() -> None:
