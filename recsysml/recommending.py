@@ -52,7 +52,7 @@ def lines(checkpoint: Path, user: str | None, history: list[str], k: int) -> lis
     home = _run_of(checkpoint)
     folder = home / "index" if home is not None and (home / "index" / indexes.DESCRIPTION).is_file() else None
     found = serving.recommendations(opened, row, k, mask_seen=mask_seen, folder=folder)
-    titles = dict(zip(opened.item_ids, getattr(data, "titles", None) or [], strict=False))
+    titles = dict(zip(opened.item_ids, getattr(data, "item_titles", None) or [], strict=False))
     width = max((len(item) for item, _ in found), default=0)
     return [
         f"{rank:>3}  {score:9.4f}  {item:<{width}}  {titles.get(item, '')}".rstrip()

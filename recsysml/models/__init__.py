@@ -7,4 +7,5 @@ KINDS = {
     "seq_knn": "recsysml.models.seq_knn:SeqKnn",
     "ease": "recsysml.models.ease:Ease",
     "sasrec": "recsysml.models.sasrec:SASRec",
+    "two_tower": "recsysml.models.two_tower:TwoTower",
 }

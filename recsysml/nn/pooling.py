@@ -15,10 +15,7 @@ def causal_mean(x: Tensor, real: Tensor) -> Tensor:
 
 
 class CausalAttentionPooling(nn.Module):
-    """The mean of the values up to each position, weighted by exp of a learnt score of each: attention without a target.
-
-    softmax over the positions up to t of x . w, times the values, for all t at once by running log-sums.
-    """
+    """Attention without a target: softmax over the positions up to t of a learnt score of each, times their values."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -39,9 +39,12 @@ class Opened:
             )
 
 
-def metadata(config: Any, name: str, data: Interactions) -> dict[str, Any]:
-    """What a retriever's checkpoint.json says beside the weights: enough to build the model and to name its indices."""
-    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids)}
+def metadata(config: Any, name: str, data: Interactions, widths: dict[str, int] | None = None) -> dict[str, Any]:
+    """What a retriever's checkpoint.json says beside the weights: enough to build the model and to name its indices.
+
+    widths: columns of `item_features` and `user_features`, for a model that keeps them.
+    """
+    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids), "features": widths}
     return {
         "model": {"name": name, "kind": config.kind, "config": dataclasses.asdict(config), **sizes},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -49,10 +52,13 @@ def metadata(config: Any, name: str, data: Interactions) -> dict[str, Any]:
     }
 
 
-def build(config: Any, n_items: int, n_users: int) -> Any:
-    """The untrained model of a config: counted ones know items only, networks also how many users there are."""
+def build(config: Any, n_items: int, n_users: int, **features: torch.Tensor) -> Any:
+    """The untrained model of a config: counted ones know items only, networks also how many users there are.
+
+    features: `item_features` (I, Fi) and `user_features` (U, Fu), each where there are any, for a model that reads them.
+    """
     made = lazy.resolve(MODELS[config.kind])
-    return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users)
+    return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users, **features)
 
 
 def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
@@ -65,7 +71,10 @@ def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
         config = lazy.resolve(SCHEMAS["model"][described["kind"]])(**described["config"])
     except TypeError as error:
         raise JobError(f"{folder} was written by another version: {error}") from error
-    model = build(config, described["n_items"], described["n_users"])
+    rows = {"item_features": described["n_items"], "user_features": described["n_users"]}
+    # what is read from the checkpoint takes the place of the zeros
+    empty = {part: torch.zeros(rows[part], width) for part, width in (described.get("features") or {}).items()}
+    model = build(config, described["n_items"], described["n_users"], **empty)
     if config.trainers == ("fit",):
         model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
         retriever: Retriever = model

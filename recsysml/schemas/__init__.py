@@ -12,6 +12,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
         "ease": "recsysml.schemas.retrievers:EaseConfig",
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
+        "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",

@@ -86,6 +86,7 @@ class SASRecConfig:
 
     accepts: ClassVar[str] = "interactions"
     trainers: ClassVar[tuple[str, ...]] = ("retrieval",)
+    reads_features: ClassVar[bool] = False
 
     kind: str = "sasrec"
     name: str = "sasrec"
@@ -117,3 +118,44 @@ class SASRecConfig:
             raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")
         if self.position == "rope" and self.d_model // self.n_heads % 2:
             raise ConfigError("model.position=rope needs an even head width, and d_model/n_heads is odd.")
+
+
+@dataclass
+class TwoTowerConfig:
+    """A user tower and an item tower over ids, features and history."""
+
+    accepts: ClassVar[str] = "interactions"
+    trainers: ClassVar[tuple[str, ...]] = ("retrieval",)
+    reads_features: ClassVar[bool] = True
+
+    kind: str = "two_tower"
+    name: str = "two_tower"
+    d_model: int = 64
+    # width inside the towers
+    d_hidden: int = 128
+    # the last so many items of a history are read, the start token among them
+    context_length: int = 50
+    # who the user is: none, id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort,
+    # gated by how much history there is)
+    user: str = "mixture"
+    n_cohorts: int = 32
+    # share of the users that training hides at each step, so that one never met is nothing new
+    user_dropout: float = 0.2
+    # what the user did: mean, attention (pooling without a target) or transformer (GPT's blocks)
+    history: str = "attention"
+    n_layers: int = 2
+    n_heads: int = 2
+    dropout: float = 0.1
+    # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
+    normalise: bool = True
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("d_model", "d_hidden", "context_length", "n_cohorts", "n_layers", "n_heads"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        one_of("model.user", self.user, ("none", "id_table", "deep_hash", "cohort", "mixture"))
+        one_of("model.history", self.history, ("mean", "attention", "transformer"))
+        share("model.dropout", self.dropout)
+        share("model.user_dropout", self.user_dropout)
+        if self.history == "transformer" and self.d_model % self.n_heads:
+            raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")

@@ -25,6 +25,7 @@ from recsysml.losses.softmax import cross_entropy, token_losses
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
 from recsysml.retrieval import index
+from recsysml.retrieval.feature_matrix import feature_matrix
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
 from recsysml.schemas.run import RunConfig
@@ -64,7 +65,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     events = training(data)
     seeds.seed_everything(config.seed)
-    model = build(config.model, len(data.item_ids), len(data.user_ids)).to(machine.device)
+    features = _features(data) if config.model.reads_features else {}
+    model = build(config.model, len(data.item_ids), len(data.user_ids), **features).to(machine.device)
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if world.rank:
@@ -125,7 +127,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         run,
         machine=machine,
         world=world,
-        metadata=metadata(config.model, config.model.name, data),
+        metadata=metadata(config.model, config.model.name, data, {k: v.shape[1] for k, v in features.items()}),
         resume=resume,
         progress=config.progress,
     )
@@ -141,6 +143,16 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         logger.info("%s", evals.sentence(split, judged, simple[split]))
     _index(run, retriever, asked["test"].histories, settings.index)
     _report(run, fitted, best_by)
+
+
+def _features(data: Interactions) -> dict[str, Tensor]:
+    """What the data knows of items and users, each as a matrix standardised on the training events."""
+    events = data.splits["train"]
+    found = {
+        "item_features": feature_matrix(getattr(data, "item_features", None), events.items),
+        "user_features": feature_matrix(getattr(data, "user_features", None), events.users),
+    }
+    return {name: torch.from_numpy(matrix) for name, matrix in found.items() if matrix is not None}
 
 
 def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: str) -> None:

@@ -1,5 +1,6 @@
 """The real trainer on a tiny world: it learns, whatever the loss; stopped and resumed it gives the same numbers."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,14 +11,19 @@ import torch
 
 from recsysml import job
 from recsysml.cli import main
+from recsysml.data.features import no_features
+from recsysml.data.interactions import load
 from recsysml.engine import loop
 from recsysml.errors import Interrupted
+from recsysml.evals.retrieval import judge
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.results import Run
+from recsysml.retrieval.opening import open_retriever
+from recsysml.retrieval.questions import questions
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
-from recsysml.schemas.retrievers import SASRecConfig
+from recsysml.schemas.retrievers import SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
 from recsysml.trainers.retrieval import RowLoss
@@ -96,6 +102,22 @@ def test_the_ring_is_learnt_by_every_loss(ring, tmp_path, settings):
     assert metric["baseline"] < 0.4
     assert found["throughput"]["unit"] == "events/s"
     assert found["protocol"]["candidates"] == "full"
+
+
+def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_path, monkeypatch):
+    interactions = load(InteractionsConfig(path=str(ring), split="last_out"))
+    features = dataclasses.replace(no_features(20), vectors=np.eye(20, dtype=np.float32))
+    object.__setattr__(interactions, "item_features", features)
+    monkeypatch.setattr("recsysml.data.interactions.load", lambda config: interactions)
+    model = TwoTowerConfig(d_model=16, d_hidden=32, context_length=8, history="transformer", n_layers=1)
+    settings = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1, "max_steps": 80}
+    path = train(configure(ring, model, **settings), tmp_path)
+    assert results(path)["metrics"]["test/recall@1"]["value"] > 0.8
+    opened = open_retriever(path / "checkpoints" / "best")
+    assert opened.kind == "two_tower"
+    asked = questions(interactions, "test", mask_seen=True)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch):
