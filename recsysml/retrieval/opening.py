@@ -55,7 +55,7 @@ def metadata(config: Any, name: str, data: Interactions, widths: dict[str, int] 
 def build(config: Any, n_items: int, n_users: int, **features: torch.Tensor) -> Any:
     """The untrained model of a config: counted ones know items only, networks also how many users there are.
 
-    features: `item_features` (I, Fi) and `user_features` (U, Fu), each where there are any, for a model that reads them.
+    features: `item_features` (I, Fi), `user_features` (U, Fu), each where there are any, for a model that reads them.
     """
     made = lazy.resolve(MODELS[config.kind])
     return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users, **features)
