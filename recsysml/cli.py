@@ -240,7 +240,7 @@ def doctor(verbose: Verbose = False) -> int:
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run directory or results.json: before.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, sweep or results file (lm_eval's too): before.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same: after.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on_regression: Annotated[
@@ -249,16 +249,34 @@ def diff(
     verbose: Verbose = False,
 ) -> int:
     """Two runs, metric by metric: better, worse, or within noise."""
-    import json
-
     from recsysml import diff as differences
 
-    found = differences.compare(Path(a), Path(b))
-    if as_json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        differences.render(found)
-    return 3 if fail_on_regression and found.regressions else 0
+    return differences.main(a, b, as_json=as_json, fail_on_regression=fail_on_regression)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories, ids, or folders: every run below them.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to; else report.html in the folder that was named, or in the outputs folder.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> int:
+    """One HTML file to look at: curves, bars, tables, samples."""
+    from recsysml.report import write_report
+
+    path, count = write_report(runs, output)
+    print(f"wrote {path} ({count} run{'' if count == 1 else 's'}, {path.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 @app.callback(invoke_without_command=True)

@@ -12,6 +12,8 @@ import numpy as np
 
 from recsysml.environment import strict
 from recsysml.errors import ConfigError
+from recsysml.examples import read_examples
+from recsysml.harness_files import as_results, is_harness_file, newest_file, read_samples
 from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaired_z
 from recsysml.runs import read_json, read_results
 
@@ -87,10 +89,11 @@ class _Side:
     results: dict[str, Any]
     examples: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> ids (n,), values (n,)
     notes: list[str]
+    ours: bool = True  # else lm_eval wrote it: it knows no fingerprint and fewer words of the protocol
 
 
 def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
-    """Compares two runs, each a run directory or a results.json.
+    """Compares two runs, each a run directory, a results.json, a sweep (its best job) or lm_eval's own results.
 
     A metric is tested on pairs where both runs have per-example scores of the same ids, else by the two standard
     errors. Its p is adjusted by Holm over all metrics tested here; the verdict is about the adjusted p at `alpha`.
@@ -98,7 +101,7 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     Raises ConfigError naming file and place if one is missing, damaged or no results file.
     """
     first, second = _open(Path(a)), _open(Path(b))
-    refused = _refusal(first.results, second.results)
+    refused = _refusal(first, second)
     names = [
         *first.results["metrics"],
         *(name for name in second.results["metrics"] if name not in first.results["metrics"]),
@@ -132,11 +135,19 @@ def _open(path: Path) -> _Side:
         path, note = _best_job(path if path.is_file() else path / "sweep.json")
         name, notes = str(path), [note]
     if path.is_dir() and not (path / "results.json").is_file():
-        raise ConfigError(f"{path} is no run directory: it has no results.json")
+        theirs = newest_file(path)
+        if theirs is None:
+            raise ConfigError(f"{path} is no run directory: it has no results.json")
+        path, count = theirs
+        name, notes = str(path), ([f"is the newest of {count} results files of lm_eval"] if count > 1 else [])
     file = path / "results.json" if path.is_dir() else path
+    content = read_json(file)
+    if is_harness_file(content):
+        results = as_results(content, file)
+        return _Side(name, file, results, read_samples(file, results), notes, ours=False)
     results = read_results(file)
     examples = file.parent / "examples.parquet"
-    return _Side(name, file, results, _read_examples(examples) if examples.is_file() else {}, notes)
+    return _Side(name, file, results, read_examples(examples) if examples.is_file() else {}, notes)
 
 
 def _best_job(file: Path) -> tuple[Path, str]:
@@ -152,34 +163,29 @@ def _best_job(file: Path) -> tuple[Path, str]:
     return path, f"was picked as the best of {len(jobs)} jobs by {metric}, so that metric flatters it"
 
 
-def _read_examples(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:  # read_table would import pandas
-            table = file.read(columns=["metric", "id", "value"])
-        if holes := [column for column in ("metric", "id", "value") if table[column].null_count]:
-            raise ValueError(f"column {holes[0]} has empty rows")
-        metrics = table["metric"].cast(pa.string()).combine_chunks().dictionary_encode()
-        codes = np.from_dlpack(metrics.indices)  # to_numpy() would import pandas
-        ids = np.array(table["id"].cast(pa.string()).to_pylist())
-        values = np.from_dlpack(table["value"].cast(pa.float64()).combine_chunks())
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
-    names = metrics.dictionary.to_pylist()
-    return {name: (ids[codes == code], values[codes == code]) for code, name in enumerate(names)}
-
-
-def _refusal(a: dict[str, Any], b: dict[str, Any]) -> str | None:
+def _refusal(first: _Side, second: _Side) -> str | None:
     """Why no metric of these two can have a winner, or None."""
+    a, b = first.results, second.results
     prints = a["data"].get("fingerprint"), b["data"].get("fingerprint")
-    if prints[0] != prints[1]:
+    if prints[0] != prints[1] and first.ours and second.ours:
         names = f"{a['data'].get('name')} {_short(prints[0])}, {b['data'].get('name')} {_short(prints[1])}"
         return f"different data: {names}"
     different = _changes(a["protocol"], b["protocol"])
+    if first.ours != second.ours:  # the two do not use the same words: only what both say can differ
+        different = [change for change in different if change.only is None]
     if different:
         return "different protocol: " + ", ".join(f"{c.key} {_short(c.a)} against {_short(c.b)}" for c in different)
+    return None
+
+
+def _other_task(left: Mapping[str, Any], right: Mapping[str, Any], *, ours: bool) -> str | None:
+    """Why two metrics of one name are not of the same task, or None. ours: both files are, and were checked whole."""
+    for change in _changes(left.get("task") or {}, right.get("task") or {}):
+        if change.a is not None and change.b is not None:
+            return f"different task: {change.key} {_short(change.a)} against {_short(change.b)}"
+    counts = left.get("n"), right.get("n")
+    if not ours and None not in counts and counts[0] != counts[1]:
+        return f"different examples: {counts[0]} against {counts[1]}"
     return None
 
 
@@ -198,6 +204,9 @@ def _judge(name: str, a: _Side, b: _Side, refused: str | None, alpha: float) -> 
         return replace(row, reason=f"no finite value in {'A' if values[0] is None else 'B'}")
     if name.rpartition("/")[2] in _PER_TOKEN and _tokenizer(a.results) != _tokenizer(b.results):
         return replace(row, reason="different tokenizers: compare bits per byte")
+    other = _other_task(left, right, ours=a.ours and b.ours)
+    if other is not None:
+        return replace(row, reason=other)
     pairs, obstacle = _pair(name, a, b)
     try:
         if pairs is not None:
@@ -272,7 +281,7 @@ def _notes(a: _Side, b: _Side) -> list[str]:
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Changed]:
-    left, right = dict(_flatten(a)), dict(_flatten(b))
+    left, right = dict(flatten(a)), dict(flatten(b))
     changed = []
     for key in [*left, *(key for key in right if key not in left)]:
         only = "A" if key not in right else "B" if key not in left else None
@@ -281,11 +290,12 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Changed]:
     return changed
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested tables as (dotted key, value)."""
     flat: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat.extend(_flatten(value, f"{prefix}{key}."))
+            flat.extend(flatten(value, f"{prefix}{key}."))
         else:
             flat.append((f"{prefix}{key}", value))
     return flat
@@ -302,7 +312,10 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a file has no edge to fold at
     console.print(f"A  {escape(comparison.a)}\nB  {escape(comparison.b)}\n", highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("metric", "A", "B", "B - A", "interval", "p (Holm)", "B is", ""):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import data, evals, lazy, models, trainers
+from recsysml.engine.signals import sigterm_as_interrupt
 from recsysml.environment import usable_cores
 from recsysml.errors import Interrupted
 from recsysml.results import Run
@@ -29,6 +30,8 @@ def check(config: RunConfig) -> None:
     Raises ConfigError or DataError with the one line that mends it.
     """
     importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+    if config.eval.kind in evals.CHECKS:
+        lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -78,7 +81,8 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
         run.tracker = Tracker.start(
             tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
         )
-        _work(config, run, checkpoint)
+        with sigterm_as_interrupt():
+            _work(config, run, checkpoint)
     except (Interrupted, KeyboardInterrupt) as stop:
         run.finish("interrupted", str(stop) or "interrupted")
         raise Interrupted(str(stop) or "interrupted") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.reuse import check_tasks, find_run, merge, with_allowed
+from recsysml.reuse import check_tasks, find_run, merge, run_of, with_allowed
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train(command: Command) -> int:
             params = HydraConfig.get().sweeper.get("params")
             if params:
                 print(f"one run; with -m it sweeps over {', '.join(params)}")
-            codes.append(start(config, command, "train"))
+            codes.append(start(config, command, "train", parents=parents(config)))
         except Exception as error:
             mistakes.append(error)
 
@@ -101,7 +101,9 @@ def start(
 
 
 def only_for_train(config: RunConfig) -> None:
-    """Refuse what `train` would ignore."""
+    """Refuse what `train` would ignore, and an eval that it cannot end with."""
+    if not getattr(config.eval, "after_training", True):
+        raise ConfigError(f"eval={config.eval.kind} belongs to `recsysml eval`; `train` ends with the model's metrics.")
     for key in ("tasks", "limit", "num_fewshot"):
         if getattr(config, key):
             raise ConfigError(f"{key} belongs to `recsysml eval`; `train` ends with the model's own metrics.")
@@ -110,6 +112,11 @@ def only_for_train(config: RunConfig) -> None:
             f"checkpoint belongs to `recsysml eval`. To start from weights: model.init_from={config.checkpoint};"
             f" to go on with a run: --resume {config.checkpoint}"
         )
+
+
+def parents(config: RunConfig) -> list[str]:
+    """The run whose weights a training starts from, if any."""
+    return run_of(getattr(config.model, "init_from", None))
 
 
 def label(config: RunConfig) -> str:
@@ -276,6 +283,7 @@ class SweepTask:
                 argv=command.argv,
                 config=content,
                 overrides=words,
+                parents=parents(resolved),
                 sweep=self.name,
             )
             run.say(f"train: {run.path}")

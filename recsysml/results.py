@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from recsysml import sections
 from recsysml.environment import config_hash, environment, package_versions, plain, strict
 from recsysml.errors import ConfigError, JobError
+from recsysml.examples import write_examples
 from recsysml.files import write_atomic, write_json
 from recsysml.rows import Rows, read_rows
 from recsysml.runlog import RunLog, logger
@@ -216,13 +218,18 @@ class Run:
         self._examples[metric] = (list(ids), values)
 
     def artifact(self, name: str, relative_path: str) -> None:
-        """A file or folder of the run directory by name; `plots` gathers several."""
-        if name == "plots":
-            plots = self.record["artifacts"].setdefault("plots", [])
-            if relative_path not in plots:
-                plots.append(relative_path)
+        """A file or folder of the run directory by name; `plots` and `sections` gather several."""
+        if name in ("plots", "sections"):
+            gathered = self.record["artifacts"].setdefault(name, [])
+            if relative_path not in gathered:
+                gathered.append(relative_path)
         else:
             self.record["artifacts"][name] = relative_path
+
+    def section(self, name: str, title: str, parts: Sequence[Mapping[str, Any]], note: str = "") -> None:
+        """A section of its own in the report, as data: `sections/<name>.json`. parts: see recsysml.sections."""
+        sections.write(self.path / "sections" / f"{name}.json", title, parts, note)
+        self.artifact("sections", f"sections/{name}.json")
 
     def save(self) -> None:
         """Rewrites results.json whole. A crash leaves the old file or the new one."""
@@ -289,16 +296,3 @@ def _number(value: Any) -> int | float | None:
     if value is None or isinstance(value, int):
         return value
     return number if math.isfinite(number := float(value)) else None
-
-
-def write_examples(path: Path, examples: Mapping[str, tuple[list[str], np.ndarray]]) -> None:
-    """One table (metric, id, value), written atomically."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metrics = pa.array([metric for metric, (ids, _) in examples.items() for _ in ids]).dictionary_encode()
-    ids = pa.array([name for ids, _ in examples.values() for name in ids], pa.string())
-    values = pa.array(np.concatenate([values for _, values in examples.values()]))
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"metric": metrics, "id": ids, "value": values}), sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())

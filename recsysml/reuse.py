@@ -96,6 +96,14 @@ def find_run(name: str) -> Path:
     raise ConfigError(f"{name}: it is not a run directory (no results.json). Newest runs: {newest}.")
 
 
+def run_of(path: str | None) -> list[str]:
+    """The id of the run that a path of weights (`model.init_from`) lies in, as a list of one; empty where in none."""
+    place = Path(path).expanduser().resolve() if path else None
+    # a run directory, its checkpoints folder, or one checkpoint in it
+    folders = [place, *place.parents[:2]] if place else []
+    return [folder.name for folder in folders if (folder / "results.json").is_file()][:1]
+
+
 def show_config(overrides: list[str], config_dir: Path | None, run: str | None = None) -> str:
     """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
     import yaml

@@ -71,7 +71,7 @@ def read_results(path: Path) -> dict[str, Any]:
     parsed = read_json(path)
     if not isinstance(parsed, dict) or parsed.get("schema") != SCHEMA:
         found = parsed.get("schema") if isinstance(parsed, dict) else None
-        raise ConfigError(f"{path} is no results file of recsysml: its schema is {found!r}, not {SCHEMA!r}")
+        raise ConfigError(f"{path} is no results file of recsysml or lm_eval: its schema is {found!r}, not {SCHEMA!r}")
     _check(parsed, path)
     return parsed
 

@@ -74,6 +74,9 @@ def test_train_then_evaluate_then_the_record(config: RunConfig, own_outputs: Pat
     judged = json.loads((evaluation.path / "results.json").read_text())
     assert judged["run"]["status"] == "ok"
     assert judged["metrics"]["val/loss"]["value"] == pytest.approx(record["metrics"]["val/loss"]["value"], rel=1e-5)
+    assert judged["model"] == record["model"] | {"trainable": 0}
+    for part in ("data", "protocol"):  # else `diff` could not compare a training with its evaluation
+        assert judged[part] == record[part]
 
 
 def test_same_in_same_out(config: RunConfig, own_outputs: Path) -> None:

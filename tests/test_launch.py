@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +106,14 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert f"recsysml train --resume {run}" in capsys.readouterr().err
 
 
+def test_sigterm_outside_the_loop_leaves_an_interrupted_run(told: SimpleNamespace, own_outputs: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    told.error = lambda config: os.kill(os.getpid(), signal.SIGTERM)  # while data is prepared, or scored at the end
+    assert main(TRAIN) == 130
+    assert results(runs(own_outputs)[0])["run"]["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_run_is_resumed_in_place_with_its_own_config(
     told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +169,20 @@ def test_eval_takes_model_and_data_from_the_checkpoints_run(
     assert told.configs[-1].data.name == "python_docs"
     assert main(["eval", "model=gpt2"]) == 2
     assert "the model comes from the checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_names_the_run_whose_weights_it_starts_from(told: SimpleNamespace, own_outputs: Path) -> None:
+    assert main(TRAIN) == 0
+    (first,) = runs(own_outputs)
+    places = [first, first / "checkpoints", first / "checkpoints" / "last"]
+    for place in places:
+        assert main([*TRAIN, f"model.init_from={place}"]) == 0
+    assert main([*TRAIN, f"model.init_from={own_outputs}"]) == 0  # no run, although runs lie below
+    found = sorted((results(run)["run"] for run in runs(own_outputs)), key=lambda run: run["started"])
+    assert [run["parents"] for run in found] == [[], *[[first.name]] * 3, []]
+    assert main([*TRAIN, "-m", "seed=1,2", f"model.init_from={first}"]) == 0
+    (swept, _) = own_outputs.glob("sweep/*/*/results.json")
+    assert results(swept.parent)["run"]["parents"] == [first.name]
 
 
 def test_config_from_a_run(told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

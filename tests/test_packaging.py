@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import itertools
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -57,6 +62,29 @@ def test_the_installed_package_composes_from_its_own_conf(installed: Path) -> No
         check=True,
     )
     assert Path(where.stdout.strip()) == installed / "recsysml" / "conf"
+
+
+def test_every_library_that_is_imported_is_declared_and_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {normal(re.split(r"[<>=\[]", line)[0]) for line in wanted}
+    pinned = {normal(line.split("==")[0]) for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    assert declared <= pinned
+    found = set()
+    for path in (ROOT / "recsysml").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    distributions = importlib.metadata.packages_distributions()
+    foreign = found - set(sys.stdlib_module_names) - {"recsysml"}
+    undeclared = {name for name in foreign if not {normal(d) for d in distributions.get(name, [name])} & declared}
+    assert not undeclared
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def test_the_wheel_carries_every_yaml_and_nothing_foreign(installed: Path) -> None:

@@ -40,11 +40,6 @@ class TokenBatches:
                 "give more text or a smaller model.context_length"
             )
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches after which every window of the first epoch has been seen (the last may hold some of the next)."""
-        return -(-self.windows_per_epoch // self.batch_size)
-
     def window_ids(self, i: int) -> list[int]:
         """Token offsets where the windows of batch i start, for this process."""
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]

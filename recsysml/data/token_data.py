@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,3 +39,18 @@ class TokenData:
     def sizes(self) -> dict[str, int]:
         """Tokens of each split."""
         return {name: len(split.tokens) for name, split in self.splits.items()}
+
+
+def text_pieces(split: TokenSplit, tokenizer: Tokenizer, between: str, at_once: int = 1 << 18) -> Iterator[str]:
+    """The text of a split again, in pieces of `at_once` tokens that end where a space or a line does.
+
+    between: what stands for the end-of-text token before each document.
+    """
+    table = [*tokenizer.tokens, between.encode()]
+    rest = b""
+    for start in range(0, len(split.tokens), at_once):
+        data = rest + b"".join([table[i] for i in split.tokens[start : start + at_once].tolist()])
+        cut = max(data.rfind(b" "), data.rfind(b"\n"))
+        data, rest = (data[:cut], data[cut:]) if cut >= 0 else (b"", data)
+        yield data.decode("utf-8", "replace")
+    yield rest.decode("utf-8", "replace")

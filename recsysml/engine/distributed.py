@@ -43,15 +43,13 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def total(self, count: int, device: torch.device) -> int:
-        """The sum of a plain number over the processes. Alone it costs no wait for the device."""
-        return count if self.size == 1 else int(self.sum(torch.tensor(count, device=device)).item())
+    def total(self, count: int) -> int:
+        """The sum of a plain number over the processes, between their CPUs: no wait for the device."""
+        return count if self.size == 1 else int(self.sum(torch.tensor(count)).item())
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is up in any process, so that all of them stop at the same step."""
-        if self.size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=device)).item())
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process, so that all of them stop at the same step. No wait for the device."""
+        return flag if self.size == 1 else self.total(int(flag)) > 0
 
     def share(self, value: Any) -> Any:
         """The main process's value, on each process."""
@@ -81,14 +79,17 @@ class World:
 
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
-    """Join the processes torchrun started (nccl on GPUs, gloo else); alone without it. Left again at the end."""
+    """Join the processes torchrun started: tensors of GPUs by nccl, those of the CPU by gloo; alone without torchrun.
+
+    Left again at the end.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

@@ -173,7 +173,7 @@ def fit(
             # forward and backward, one micro-batch after the other; only the last one averages over the processes
             parts = _cut(batch, config.grad_accum)
             weights = [task.weight(part) for part in parts]
-            total = world.total(sum(weights), machine.device)
+            total = world.total(sum(weights))
             objective: Tensor | float = 0.0
             values: dict[str, Tensor] = {}
             for part, weight in zip(parts, weights, strict=True):
@@ -190,8 +190,12 @@ def fit(
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
             norm = optim.clip(model.parameters(), config.grad_clip)
+            # one scale for all of them: where the gradients of one optimiser overflowed, no other may step on what
+            # clipping by an infinite norm left of its own
+            overflow = scaler.is_enabled() and not math.isfinite(norm.item())
             for optimizer in optimizers:
-                scaler.step(optimizer)
+                if not overflow:
+                    scaler.step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
             scaler.update()
             if average is not None:
@@ -204,7 +208,7 @@ def fit(
             log_now = last or done % config.log_every == 0
             eval_now = last or _due(done, config.eval_every)
             save_now = last or _due(done, config.checkpoint_every)
-            stop_now = world.any(stop.requested, machine.device)
+            stop_now = world.any(stop.requested)
             # fp16 gradients overflow now and then: the scaler skips that step and goes on with a smaller scale
             finite_norm = norm if not scaler.is_enabled() else torch.zeros_like(norm)
             waiting.append(torch.stack([world.sum(torch.as_tensor(objective)), finite_norm]))

@@ -18,10 +18,11 @@ OPTIMIZERS = ("adamw", "muon")
 def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Optimizer]:
     """The optimisers of `model`, each trainable parameter in exactly one group of one of them.
 
-    `adamw`: AdamW (Loshchilov & Hutter 2019), in one kernel where `fused`. Weight decay falls on tensors of two or more dimensions, the
-    embeddings among them as in GPT-2's training; never on norms and biases. `muon`: `model.hidden_matrices()` by Muon,
-    the rest by AdamW as above, with one learning rate for both. `bf16`: the hardware multiplies bfloat16 fast.
-    `config` has optimizer, lr, beta1, beta2, weight_decay, fused. Raises ConfigError for an unknown optimizer.
+    `adamw`: AdamW (Loshchilov & Hutter 2019), in one kernel where `fused`. Weight decay falls on tensors of two or
+    more dimensions, the embeddings among them as in GPT-2's training; never on norms and biases. `muon`:
+    `model.hidden_matrices()` by Muon, the rest by AdamW as above, with one learning rate for both. `bf16`: the hardware
+    multiplies bfloat16 fast. `config` has optimizer, lr, beta1, beta2, weight_decay, fused. Raises ConfigError for an
+    unknown optimizer.
     """
     if config.optimizer not in OPTIMIZERS:
         raise ConfigError(f"trainer.optimizer={config.optimizer}: choose one of {', '.join(OPTIMIZERS)}")
@@ -42,16 +43,7 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
     if groups:
         optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=config.fused))
     if matrices:
-        optimizers.append(
-            Muon(
-                matrices,
-                bf16=bf16,
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(Muon(matrices, bf16=bf16, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95))
     return optimizers
 
 

@@ -1,10 +1,12 @@
-"""SIGINT and SIGTERM as a request to stop after the step at hand."""
+"""SIGINT and SIGTERM: within the loop a request to stop after the step at hand, outside it the end of the run."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,3 +38,20 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         logger.warning("%s: saving after this step (Ctrl-C again stops at once)", signal.Signals(number).name)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """While entered, SIGTERM raises KeyboardInterrupt, as SIGINT does by itself: a run ends with its record written."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ def peak_flops(machine: Machine) -> float | None:
     """
     if machine.device.type == "cuda" and machine.precision != "fp32":
         name = torch.cuda.get_device_name(machine.device)
-        return next((peak for key, peak in PEAK_BF16.items() if key in name), None)
+        # the key must end where the name's word ends: an L40 is no L4
+        return next((peak for key, peak in PEAK_BF16.items() if re.search(rf"{key}(?!\w)", name)), None)
     return matmul_flops(machine) if machine.device.type == "cpu" else None
 
 

@@ -1,6 +1,12 @@
-"""Kinds of judging, one file each: `evaluate_checkpoint(config: RunConfig, checkpoint: Path, run: Run) -> None`."""
+"""Kinds of judging, one file each: `evaluate_checkpoint(config: RunConfig, checkpoint: Path, run: Run) -> None`.
+
+`CHECKS[kind]`, where a kind has one, is `check(config: RunConfig) -> None`: what can be known before a run directory
+exists. Its module imports no torch.
+"""
 
 KINDS = {
     "language": "recsysml.evals.language:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
+    "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
 }
+CHECKS = {"contamination": "recsysml.evals.contamination:check"}

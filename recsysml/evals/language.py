@@ -186,8 +186,9 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     model = open_model(metadata["model"], tensors, checkpoint_dir).to(machine.device)
     counts = model.counted_parameters()
-    run.set_data(data.name, data.fingerprint, data.sizes)
-    run.set_model(checkpoint_dir.name, metadata["model"]["kind"], counts["total"], 0)
+    run.set_data(data.name, data.fingerprint, data.sizes, tokenizer=tokenizer.fingerprint)
+    described = metadata["model"]
+    run.set_model(described.get("name", described["kind"]), described["kind"], counts["total"], 0)
     run.set_protocol(**protocol(model.context_length))
     run.set_environment(machine.describe())
     score = evaluate(

@@ -29,9 +29,13 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> tuple[float, float 
 
 
 def sum_by_unit(values: np.ndarray, unit_starts: np.ndarray) -> np.ndarray:
-    """(N,) values in order and (U,) rising offsets, the first 0 -> (U,) float64 sums of each unit's values."""
-    sums = np.add.reduceat(values, unit_starts, dtype=np.float64)
-    sums[:-1][np.diff(unit_starts) == 0] = 0.0  # reduceat gives an empty unit the value at its offset
+    """(N,) values in order and (U,) rising offsets, the first 0 -> (U,) float64 sums of each unit's values.
+
+    A unit may be empty, also the last one, whose offset is then N.
+    """
+    sums = np.zeros(len(unit_starts))
+    filled = np.diff(unit_starts, append=len(values)) > 0  # reduceat gives an empty unit the value at its offset
+    sums[filled] = np.add.reduceat(values, unit_starts[filled], dtype=np.float64)
     return sums
 
 

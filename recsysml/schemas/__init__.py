@@ -28,5 +28,6 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
+        "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }

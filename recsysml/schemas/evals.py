@@ -60,3 +60,38 @@ class RetrievalEvalConfig:
             at_least("eval.ks", k, 1)
         for name in self.baselines:
             one_of("eval.baselines", name, BASELINES)
+
+
+@dataclass
+class ContaminationEvalConfig:
+    """How many of a task's questions stand in a run's training text, and its scores with and without them."""
+
+    family: ClassVar[str] = "text"
+    headline: ClassVar[tuple[str, ...]] = ()
+    # training does not end with it: it judges the text, not the model
+    after_training: ClassVar[bool] = False
+
+    kind: str = "contamination"
+    # TASK:FILE, a .jsonl (also .gz) in the working directory or under $RECSYSML_DATA; FILE alone names the task as well
+    questions: list[str] = field(default_factory=list)
+    # words in a row that mark a question as touched
+    ngram: int = 13
+    # a shorter row, which finds more and means less
+    short_ngram: int = 8
+    # a run of `recsysml eval tasks=...` whose scores are split into clean and touched questions; null: no scores
+    scores: str | None = None
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        at_least("eval.short_ngram", self.short_ngram, 1)
+        if self.ngram <= self.short_ngram:
+            raise ConfigError(f"eval.ngram={self.ngram}: it must be more than eval.short_ngram={self.short_ngram}.")
+        named = [task for task, _ in self.files()]
+        for task in named:
+            if not task or "/" in task or named.count(task) > 1:
+                raise ConfigError(f"eval.questions: {task!r} names no task of its own; write TASK:FILE.")
+
+    def files(self) -> list[tuple[str, str]]:
+        """(task, file) of each of `questions`; a file alone names the task by its own name without endings."""
+        pairs = [text.rpartition(":") for text in self.questions]
+        return [(task if colon else file.rpartition("/")[2].partition(".")[0], file) for task, colon, file in pairs]

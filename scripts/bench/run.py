@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import determinism
+import judging
 import loader
 import loss
 import step
@@ -86,6 +87,10 @@ def main() -> None:
     found["determinism"] = determinism.measure(256, arguments.rounds, arguments.threads)
     bits = "same bits" if found["determinism"]["same_bits"] else "DIFFERENT bits"
     rows.append(("determinism", "same bits", f"{bits}, costs {found['determinism']['cost']:+.1%}", ""))
+    found["contamination"] = judging.contamination()
+    rows.append(judging.contamination_row(found["contamination"]))
+    found["diff"] = judging.pairs()
+    rows.append(judging.diff_row(found["diff"]))
     if arguments.long:
         found["loss"] = loss.measure(["5e-4", "1e-3", "2e-3", "4e-3"], [1, 2, 3], [])
         loss.show(found["loss"])

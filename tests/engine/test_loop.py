@@ -240,6 +240,22 @@ def test_fp16_survives_an_overflow(tiny):
     assert len(run.column("train/loss")) == 4
 
 
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_fp16_overflow_in_one_optimisers_gradients_skips_the_step_of_all(tiny, grad_clip):
+    def loss(forward, tokens, targets):
+        value = forward(tokens, targets)
+        slope = model.embedding.weight.sum() * 1e35  # times the scale of 65,536 it is beyond float32, for AdamW alone
+        return 0.01 * value + (slope - slope.detach()), {"train/loss": value}
+
+    torch.manual_seed(0)
+    model = tiny.Model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = tiny.config(precision="fp16", optimizer="muon", max_steps=1, warmup_steps=0, grad_clip=grad_clip)
+    tiny.train(settings, model=model, loss=loss)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
     def broken(function, **settings):
         def call(*batch):

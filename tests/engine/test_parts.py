@@ -12,7 +12,7 @@ import torch
 from recsysml.engine import device, loader, seeds
 from recsysml.engine.device import Machine
 from recsysml.engine.progress import Progress, clock
-from recsysml.engine.throughput import Meter, matmul_flops
+from recsysml.engine.throughput import Meter, matmul_flops, peak_flops
 from recsysml.errors import ConfigError
 
 CPU = Machine(torch.device("cpu"), "fp32")
@@ -36,27 +36,74 @@ def test_no_workers_on_a_cpu_by_default():
     assert loader.default_workers(torch.device("cuda")) == 2
 
 
-def test_the_meter_leaves_out_warm_up_and_pauses():
+def test_the_meter_leaves_out_warm_up_and_pauses(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def pass_time(seconds):
+        clock[0] += seconds
+
     meter = Meter(CPU)
     meter.start()
-    time.sleep(0.2)
+    pass_time(7)
     meter.step(1000)  # warm-up: neither its units nor its time count
     assert meter.rate() is None
     for _ in range(4):
-        time.sleep(0.02)
+        pass_time(2)
         meter.step(10)
         with meter.paused():
-            time.sleep(0.1)
-    rate = meter.rate()
-    assert 40 / 0.16 < rate <= 40 / 0.08
-    assert meter.total_rate() == pytest.approx(rate, rel=0.05)
-    assert meter.steps == 4
+            pass_time(50)
+    assert meter.rate() == pytest.approx(40 / 8)
+    pass_time(1)
+    meter.step(10)
+    assert meter.rate() == pytest.approx(10)  # since it was last asked
+    assert meter.total_rate() == pytest.approx(50 / 9)
+    assert meter.steps == 5
 
 
-def test_the_roof_is_measured_quickly():
-    started = time.perf_counter()
-    assert matmul_flops(CPU) > 1e8
-    assert time.perf_counter() - started < 1.0  # 0.2 s and one product, on a busy machine
+def test_the_meter_waits_for_work_that_is_only_queued(monkeypatch):
+    """A device to which handing over work costs nothing, and doing it two seconds a step."""
+    clock, queued = [0.0], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Device:
+        def synchronize(self):
+            clock[0], queued[0] = clock[0] + queued[0], 0.0
+
+    meter = Meter(Device())
+    meter.start()
+    for _ in range(6):
+        queued[0] += 2
+        meter.step(10)
+    with meter.paused():
+        queued[0] += 100  # validation
+    assert meter.rate() == pytest.approx(10 / 2)
+
+
+def test_the_roof_is_the_best_product_within_its_time(monkeypatch):
+    readings = iter([0.0, 1.0, 4.0, 5.0, 7.0, 8.0, 20.0])  # the end is set at 0; products take 3, 2 and 12 seconds
+    monkeypatch.setattr(time, "perf_counter", lambda: next(readings))
+    assert matmul_flops(CPU, size=10, seconds=15) == 2 * 10**3 / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),  # not in the table, and no L4
+        ("Tesla T4", None),
+    ],
+)
+def test_a_gpus_peak_is_found_by_its_name(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(Machine(torch.device("cuda"), "bf16")) == peak
+    assert peak_flops(Machine(torch.device("cuda"), "fp32")) is None  # the table is bfloat16's
 
 
 def test_device_and_precision_are_resolved_or_refused(monkeypatch):

@@ -80,6 +80,16 @@ def test_windows_predict_every_token_after_the_first_once_and_in_order():
     assert contexts == tokens[:-1].tolist()
 
 
+def test_a_last_unit_that_begins_inside_a_token_has_no_tokens_of_its_own():
+    text = "a" + "x" * 8192  # the cut at byte 8192 falls into the last "xx"
+    tokenizer = train_bpe(["xx " * 2000], 260)
+    data = split(tokenizer, [text])
+    assert data.unit_bytes.tolist() == [8192, 1]
+    uniform = losses_of(torch.zeros(tokenizer.vocab_size) - 1.0)
+    score = evals.evaluate(uniform, data, context_length=64, batch_size=4, machine=CPU)
+    assert score.nats.tolist() == score.tokens.tolist() == [len(data.tokens) - 1, 0]
+
+
 def test_units_and_bytes_agree_across_tokenizers():
     one, two = split(bytes_tokenizer()), split(train_bpe(TEXTS, 300))
     assert one.unit_ids == two.unit_ids

@@ -39,6 +39,7 @@ def test_sum_by_unit_also_with_empty_units():
     starts = np.array([0, 3, 3, 7])
     expected = [values[0:3].sum(), 0.0, values[3:7].sum(), values[7:].sum()]
     assert metrics.sum_by_unit(values, starts).tolist() == expected
+    assert metrics.sum_by_unit(values, np.array([0, 4, 10])).tolist() == [6.0, 39.0, 0.0]
 
 
 def test_unigram_is_counting_with_one_added():

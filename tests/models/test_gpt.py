@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,42 @@ def test_initial_weights() -> None:
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
+def bytes_kept(work: Callable[[], Tensor]) -> int:
+    """What `work` keeps for its backward pass, each storage once, parameters and all."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        work().backward()
+    return sum(kept.values())
+
+
 @pytest.mark.parametrize("name", YAMLS)
-def test_gradient_checkpointing_changes_nothing(name: str) -> None:
-    model = contract.made(lambda: GPT(config_of(name, n_experts=4), VOCABULARY))
-    grads = []
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(name: str) -> None:
+    model = contract.made(lambda: GPT(config_of(name, n_experts=4, n_layers=4), VOCABULARY))
+    parameters = sum(p.numel() * 4 for p in model.parameters())
+    grads, kept = [], []
     for switch in (False, True):
         model.gradient_checkpointing = switch
         model.zero_grad()
-        loss_of(model).backward()
+        kept.append(bytes_kept(lambda: loss_of(model)))
         grads.append([p.grad for p in model.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
+    assert kept[0] > parameters
+    assert kept[1] < kept[0] / 4
+
+
+def test_a_loss_in_rows_keeps_no_logits() -> None:
+    vocabulary = 5000
+    model = contract.made(lambda: GPT(config_of("gpt2"), vocabulary))
+    logits = 4 * 9 * vocabulary * 4  # bytes
+    whole = bytes_kept(lambda: model(*batch()).loss)
+    rows = bytes_kept(lambda: model(*batch(), loss_chunk=4).loss)
+    assert whole - rows > 0.9 * logits
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from recsysml import job
 from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, JobError
+from recsysml.models.gpt import GPT
 from recsysml.results import Run
 from recsysml.schemas.data import TextConfig
 from recsysml.schemas.evals import LanguageEvalConfig
@@ -117,7 +119,8 @@ job.run(settings, run)
 """
 
 
-@pytest.mark.parametrize(("where", "step"), [("log", 5), ("checkpoint", 4)])
+# at step 0 nothing is saved yet
+@pytest.mark.parametrize(("where", "step"), [("log", 0), ("log", 5), ("checkpoint", 4)])
 def test_kill_minus_nine_and_resume_repeats_the_uninterrupted_run_bit_for_bit(text, tmp_path, where, step):
     config = job.resolve(configure(text, optimizer="muon"))
     whole = train(config, tmp_path / "whole")
@@ -142,6 +145,24 @@ def test_kill_minus_nine_and_resume_repeats_the_uninterrupted_run_bit_for_bit(te
         assert torch.equal(ours[name], theirs[name])
 
 
+@pytest.mark.slow  # two compilations
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_that_is_resumed_repeats_the_uninterrupted_one_bit_for_bit(text, tmp_path):
+    config = configure(text, compile=True, max_steps=6, checkpoint_every=2, keep_checkpoints=9, sample_tokens=0)
+    whole = train(config, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut, symlinks=True)
+    for step in (4, 6):
+        shutil.rmtree(cut / "checkpoints" / f"step-{step:08d}")
+    train(config, tmp_path, resume=cut)
+    log = (cut / "run.log").read_text()
+    assert log.count("compiled in") == 2
+    assert "going on from" in log
+    assert "step-00000003" in log  # the best until then, saved when it was found
+    assert lines(cut) == lines(whole)
+    assert results(cut)["metrics"] == results(whole)["metrics"]
+
+
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(text, tmp_path, caplog):
     config = configure(text, keep_checkpoints=3)
     path = train(config, tmp_path)
@@ -151,6 +172,18 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(text, tmp_path, caplog
     train(config, tmp_path, resume=path)
     assert f"damaged checkpoint: {newest}" in caplog.text
     assert lines(path) == before
+
+
+def test_a_run_killed_after_its_last_step_is_only_scored_when_resumed(text, tmp_path):
+    config = configure(text)
+    path = train(config, tmp_path)
+    before, metrics = lines(path), results(path)["metrics"]
+    record = results(path)
+    record["run"]["status"] = "running"  # as a kill during the last scoring leaves it
+    (path / "results.json").write_text(json.dumps(record | {"metrics": {}}))
+    train(config, tmp_path, resume=path)
+    assert lines(path) == before
+    assert results(path)["metrics"] == metrics
 
 
 def test_two_gloo_processes_give_the_single_process_loss(text, tmp_path):
@@ -233,9 +266,18 @@ def test_sampling_and_validating_leave_training_untouched(text, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_gradient_checkpointing_and_a_loss_in_rows_change_no_number_that_matters(text, tmp_path):
+def test_gradient_checkpointing_and_a_loss_in_rows_change_no_number_that_matters(text, tmp_path, monkeypatch):
+    asked = []
+    forward = GPT.forward
+
+    def spied(self, *batch, loss_chunk=0):
+        asked.append((self.gradient_checkpointing, loss_chunk))
+        return forward(self, *batch, loss_chunk=loss_chunk)
+
+    monkeypatch.setattr(GPT, "forward", spied)
     plain = train(configure(text), tmp_path / "plain")
     frugal = train(configure(text, gradient_checkpointing=True, loss_chunk=16), tmp_path / "frugal")
+    assert asked == [(False, 0)] * 8 + [(True, 16)] * 8
     for a, b in zip(lines(plain), lines(frugal), strict=True):
         for name in set(a) & {"train/loss", "val/loss"}:
             assert b[name] == pytest.approx(a[name], abs=1e-4)

@@ -1,0 +1,101 @@
+"""What judging costs without a model: n-grams of questions looked for in a large text, two runs compared, one thread.
+
+python scripts/bench/judging.py
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsysml.data.ngrams import Overlap
+from recsysml.diff import compare
+from recsysml.results import Run
+
+_VOCABULARY, _WORDS_AT_ONCE = 50_000, 40_000
+
+
+def text(megabytes: float, seed: int) -> Iterator[str]:
+    """Words drawn by Zipf's law from a made-up vocabulary, about 6 bytes each with their space."""
+    random = np.random.default_rng(seed)
+    letters = random.integers(97, 123, size=(_VOCABULARY, 8)).astype(np.uint8)
+    vocabulary = np.array([bytes(row[: 2 + i % 7]).decode() for i, row in enumerate(letters)])
+    share = 1 / np.arange(1, _VOCABULARY + 1)
+    cumulative = np.cumsum(share / share.sum())
+    size = 0
+    while size < megabytes * 1e6:
+        chosen = np.searchsorted(cumulative, random.random(_WORDS_AT_ONCE))
+        piece = " ".join(vocabulary[np.minimum(chosen, _VOCABULARY - 1)].tolist()) + " "
+        size += len(piece)
+        yield piece
+
+
+def contamination(megabytes: float = 100, questions: int = 10_000) -> dict[str, Any]:
+    """Seconds for the whole search; every tenth question is planted in the text and must be found."""
+    asked = []
+    for piece in text(2 + questions / 1000, seed=1):
+        words = piece.split()
+        asked += [" ".join(words[i : i + 60]) for i in range(0, len(words) - 60, 60)]
+    asked = asked[:questions]
+    pieces = list(text(megabytes, seed=2))
+    planted = asked[::10]
+    for i, question in enumerate(planted):
+        pieces[i * len(pieces) // len(planted)] += question + " "
+    started = time.process_time()
+    overlap = Overlap(asked, (13, 8))
+    words_read = overlap.scan(pieces)
+    seconds = time.process_time() - started
+    touched = overlap.counts(13)[0] > 0
+    return {
+        "seconds": seconds,
+        "megabytes": sum(map(len, pieces)) / 1e6,
+        "questions": len(asked),
+        "words": words_read,
+        "planted": len(planted),
+        "planted_found": int(touched[::10].sum()),
+        "others_touched": int(touched.sum() - touched[::10].sum()),
+    }
+
+
+def pairs(examples: int = 10_000, metrics: int = 4, repeats: int = 5) -> dict[str, Any]:
+    """The fastest comparison of two runs with that many paired examples, files read included."""
+    random = np.random.default_rng(3)
+    base = random.random((metrics, examples))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for _ in range(2):
+            run = Run.create(Path(folder), "train", "x", argv=[], config={}, overrides=[])
+            for i, row in enumerate(base):
+                values = row + 0.1 * random.normal(size=examples)
+                run.metric(f"t/m{i}", values.mean(), stderr=0.01, n=examples, better="higher")
+                run.add_examples(f"t/m{i}", [f"q{j}" for j in range(examples)], values)
+            run.finish("ok")
+            paths.append(run.path)
+        times = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            found = compare(*paths)
+            times.append(time.perf_counter() - started)
+    assert all(row.test == "paired t" for row in found.metrics)
+    return {"seconds": min(times), "examples": examples, "metrics": metrics}
+
+
+def contamination_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    found = f"{result['planted_found']} of {result['planted']} planted questions found"
+    work = f"contamination, {result['megabytes']:.0f} MB of text x {result['questions']:,} questions, one thread"
+    return work, "120 s", f"{result['seconds']:.1f} s, {found}", f"{result['others_touched']} others touched"
+
+
+def diff_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    work = f"diff, {result['examples']:,} paired examples x {result['metrics']} metrics"
+    return work, "2 s", f"{result['seconds']:.2f} s", ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({"contamination": contamination(), "diff": pairs()}, indent=1))

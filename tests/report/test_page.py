@@ -1,0 +1,277 @@
+"""The report as a reader gets it: parsed, drawn without a browser, and opened in one where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vl_convert
+
+from recsysml import sections
+from recsysml.errors import ConfigError
+from recsysml.report import write_report
+from recsysml.report.charts import PALETTE
+from recsysml.report.gather import ReportedRun, gather
+from recsysml.report.page import render
+from recsysml.results import Run
+
+EVIL = "<script>window.broken = 1; console.error('injected')</script>\"'&{{ 7 * 7 }}</script><b>"
+BROWSERS = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+BROWSER = next(filter(None, BROWSERS), None)
+
+
+@pytest.fixture(autouse=True)
+def quick_environment(monkeypatch):
+    monkeypatch.setattr("recsysml.results.environment", lambda: {"python": "3", "cpu": EVIL})
+
+
+def make(root, seed, *, status="ok", steps=300):
+    """A run that has everything a report shows, with markup in every text."""
+    rng = np.random.default_rng(seed)
+    config = {
+        "seed": seed,
+        "note": EVIL,
+        EVIL: 1,
+        "model": {"kind": "gpt", "context_length": 256},
+        "trainer": {"batch_size": 8},
+    }
+    run = Run.create(root, "train", f"m{seed}", argv=[EVIL], config=config, overrides=[])
+    run.set_data(EVIL, "d" * 64, {"train": 10})
+    run.set_model(EVIL, "gpt", 1_500_000, 1)
+    run.set_protocol(split="val")
+    for step in range(steps):
+        run.log(step, {"train/loss": 5 - step / steps + rng.random(), "lr": 1e-3, "tokens_per_second": 3000 + seed})
+        if step % 100 == 0:
+            run.log(step, {"val/loss": 5 - step / steps})
+            run.sample(step, {"prompt": "", "text": EVIL})
+    run.sample(steps, {"user": 3, "items": [EVIL]})
+    for task in ("arc_easy", "piqa", EVIL.replace("/", "")):
+        values = (rng.random(200) < 0.5).astype(float)
+        ids = [str(i) for i in range(200)]
+        run.metric(f"lm/{task}/acc", values.mean(), stderr=0.035, n=200, better="higher", baseline=0.25)
+        run.add_examples(f"lm/{task}/acc", ids, values)
+    run.metric(EVIL, 4 + seed / 10, stderr=0.02, n=9, better="lower", baseline=6.0, baselines={EVIL: 5.0})
+    bins = [{"predicted": p, "observed": p * 0.9, "count": 10, "low": p * 0.8, "high": p} for p in (0.1, 0.5, 0.9)]
+    parts = [
+        sections.table(EVIL, ["item", EVIL], [[EVIL, 1.5], [None, True]]),
+        sections.curves("c", EVIL, "y", {EVIL: ([1, 10, 100], [0.1, 0.2, 0.3]), "b": ([1, 2], [3, 4])}, log_x=True),
+        sections.bars("b", "value", [{"label": EVIL, "value": 1.0, "low": 0.9, "high": 1.1, "baseline": 0.5}]),
+        sections.reliability("r", bins),
+    ]
+    run.section("calibration", EVIL, parts, note=EVIL)
+    run.finish(status, EVIL if status == "failed" else None)
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The report of two runs, one failed, and its file."""
+    root = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsysml.results.environment", lambda: {"python": "3", "cpu": EVIL})
+        for seed in (1, 2):
+            make(root / "train", seed, status="ok" if seed == 1 else "failed")
+    path, count = write_report([str(root)])
+    assert (path, count) == (root / "report.html", 2)
+    return path
+
+
+class Page(HTMLParser):
+    """Tags, attributes that lead somewhere, and the texts by tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.charts: list[dict] = []
+        self._open: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        named = dict(attributes)
+        assert not [key for key in named if key.startswith("on")], named
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "action", "data", "poster")]
+        self._open.append((tag, named))
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tag, attributes = self._open[-1] if self._open else ("", {})
+        self.texts.setdefault(tag, []).append(data)
+        if "data-chart" in attributes:
+            self.charts.append(json.loads(data))
+
+
+def test_nothing_in_the_file_leads_outside_and_no_text_becomes_markup(page):
+    parsed = Page(page.read_text())
+    assert {address[:1] for address in parsed.addresses} == {"#"}
+    assert parsed.tags.count("script") == len(parsed.charts) + 2  # each chart's data, the library, the page's own
+    assert "b" not in parsed.tags
+    assert "link" not in parsed.tags
+    assert EVIL in parsed.texts["pre"][0]
+    for tag in ("td", "th", "h2", "h3", "p"):
+        assert EVIL in "".join(parsed.texts[tag]), tag
+    assert "{{ 7 * 7 }}" in page.read_text()  # text from data is no template
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.read_text())
+    assert policy and policy[1].startswith("default-src 'none'")
+
+
+def test_every_chart_is_drawn_with_all_runs(page):
+    parsed = Page(page.read_text())
+    titles = "".join(parsed.texts["h3"])
+    for title in ("loss", "learning rate", "tokens per second", "acc"):
+        assert title in titles
+    assert len(parsed.charts) == 3 + 1 + 1 + 3  # curves, tasks, the one other metric, the section's
+    for chart in parsed.charts:
+        assert len({row["run"] for row in chart["datasets"]["rows"]}) == 2
+        svg = vl_convert.vegalite_to_svg(chart | {"width": 400}, vl_version="6.1")
+        assert svg.count("<path") > 4
+        assert "NaN" not in svg
+
+
+def test_what_the_tables_say(page):
+    cells = "".join(Page(page.read_text()).texts["td"])
+    for words in ("1.5M", "failed", "worse", "within noise", "trainer.batch_size"):
+        assert words in cells, words
+    assert "within noise of chance" not in cells
+    small = "".join(Page(page.read_text()).texts["small"])
+    assert "exact McNemar" in small
+
+
+def test_a_single_run_and_one_without_anything(tmp_path):
+    path = Run.create(tmp_path, "train", "x", argv=[], config={}, overrides=[]).path
+    text = render(gather([str(path)]))
+    parsed = Page(text)
+    assert parsed.charts == []
+    assert "running" in "".join(parsed.texts["td"])
+    assert "1 run" in parsed.texts["h1"]
+
+
+def test_ten_long_runs_stay_under_five_megabytes():
+    rng = np.random.default_rng(1)
+    names = ["train/loss", "val/loss", "val/bits_per_byte", "lr", "tokens_per_second", "grad_norm", "train/a", "b"]
+    parts = {part: {} for part in ("config", "data", "model", "protocol", "environment", "throughput", "artifacts")}
+    run = {"id": "x", "command": "train", "status": "ok", "started": "2026-01-01T00:00:00Z", "seconds": 9.0}
+    rows = [{"step": s, "seconds": s / 7, **dict(zip(names, rng.random(8), strict=True))} for s in range(20_000)]
+    samples = [{"step": s, "prompt": "", "text": "abcdefg " * 1000} for s in range(40)]
+    # one run against nothing: files to compare there are none
+    results = {"run": run, "metrics": {}, **parts}
+    runs = [ReportedRun(f"run-{i}", Path(f"r{i}"), results, rows, samples, {}) for i in range(10)]
+    assert len(render(runs)) < 5_000_000
+
+
+def test_a_damaged_section_costs_a_warning_and_a_missing_run_an_error(tmp_path, caplog):
+    path = make(tmp_path, 3, steps=5)
+    (path / "sections" / "calibration.json").write_text("{")
+    (found,) = gather([str(path)])
+    assert found.sections == {}
+    assert "calibration.json is damaged at line 1" in caplog.text
+    for name, words in ((str(tmp_path / "nothing"), "no run and no folder"), (str(path / "sections"), "no run in it")):
+        with pytest.raises(ConfigError, match=words):
+            gather([name])
+    (path / "results.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged at line 1"):
+        gather([str(path)])
+
+
+def test_runs_are_found_by_folder_id_and_sweep_and_each_once(own_outputs):
+    first = make(own_outputs / "sweep" / "grid", 4, steps=3)
+    second = make(own_outputs, 5, steps=3)
+    (own_outputs / "sweep" / "grid" / "sweep.json").write_text("{}")
+    names = [str(own_outputs), second.name, str(own_outputs / "sweep" / "grid" / "sweep.json"), f"{first}/results.json"]
+    assert [run.path.name for run in gather(names)] == [first.name, second.name]
+    assert [run.path.name for run in gather([second.name])] == [second.name]
+    with pytest.raises(ConfigError, match=f"nearest: .*{second.name}"):
+        gather([second.name[:-1] + "x"])
+
+
+def test_a_label_says_what_is_a_runs_own(tmp_path):
+    def labels(*configs):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for config in configs:
+            Run.create(folder, "train", "gpt2", argv=[], config=config, overrides=[]).finish("ok")
+        return [run.label for run in gather([str(folder)])]
+
+    small, large = ({"seed": 1, "model": {"d_model": d}, "tracker": {"mode": str(d)}} for d in (32, 64))
+    assert {label.partition(" ")[2] for label in labels(small, large)} == {"d_model=32", "d_model=64"}
+    assert [label.partition(" ")[2] for label in labels(small, small)] == ["", ""]
+    many = {f"key{i}": 1 for i in range(9)}
+    assert [label.partition(" ")[2] for label in labels(small, many)] == ["", ""]
+
+
+def test_a_section_outside_of_its_run_is_not_read(tmp_path, caplog):
+    path = make(tmp_path, 6, steps=3)
+    results = json.loads((path / "results.json").read_text())
+    results["artifacts"]["sections"] = ["../secret.json"]
+    (path / "results.json").write_text(json.dumps(results))
+    sections.write(tmp_path / "train" / "secret.json", "secret", [])
+    assert gather([str(path)])[0].sections == {}
+    assert "outside of its run" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH: the report was not opened in a browser")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_it_without_errors_and_asks_nobody(page, tmp_path, scheme):
+    picture, log = tmp_path / "page.png", tmp_path / "net.json"
+    style = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    done = browse(page, tmp_path, style, f"--log-net-log={log}", f"--screenshot={picture}", "--window-size=1280,3000")
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not said, said
+    asked = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # the browser's own requests come from no page; a page that lies in a file has the origin null
+    assert not [request for request in asked if request.get("initiator") == "null"]
+    pixels = _pixels(picture)
+    assert (pixels[:40, :40].mean() < 60) == (scheme == "dark")
+    colourful = np.ptp(pixels.astype(int), axis=-1) > 60
+    assert colourful.sum() > 3000  # lines, points and bars
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH: the report was not opened in a browser")
+def test_a_reader_chooses_runs_and_the_axis(page, tmp_path):
+    """The first run is switched off and tokens are chosen: its colour leaves the charts, the axis reads in tokens."""
+    copy = tmp_path / "page.html"
+    change = """<script>setTimeout(() => {
+        document.querySelector("#chosen input").click();
+        document.querySelector("#axes input[value=tokens]").click();
+    }, 2000)</script>"""
+    before = browse(page, tmp_path, "--dump-dom").stdout
+    copy.write_text(page.read_text() + change)
+    after = browse(copy, tmp_path, "--dump-dom").stdout
+
+    def drawn(text, colour):
+        return len(re.findall(f'(?:stroke|fill)="{colour}"', text))
+
+    assert drawn(before, PALETTE[0]) > 5
+    assert drawn(after, PALETTE[0]) == 0
+    assert drawn(after, PALETTE[1]) == drawn(before, PALETTE[1]) > 5
+    last = f"{300 * 8 * 256 // 100_000 * 100}k"  # 300 steps of 8 windows of 256 tokens: 614k
+    assert f">{last}</text>" not in before
+    assert f">{last}</text>" in after
+
+
+def browse(page, folder, *more):
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [
+        *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *quiet),
+        *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=8000", *more, page.as_uri()),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def _pixels(path):
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,74 @@
+"""The experiments of conf/experiment/: every job composes, and jobs differ in nothing but what is swept."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from recsysml import catalogue, config, launch
+from recsysml.models.gpt import GPT
+
+CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
+
+
+@cache
+def jobs(name: str) -> list[Any]:
+    """The checked configs of an experiment's sweep."""
+    command = launch.Command([f"experiment={name}"], argv=[])
+    with config.hydra_at() as hydra:
+        _, all_overrides, _ = launch._expand(hydra, command)
+        return [config.compose_with(hydra, overrides, None) for overrides in all_overrides]
+
+
+@pytest.mark.parametrize("name", list(catalogue.choices("experiment")))
+def test_an_experiment_runs_as_a_sweep_over_one_data_set(name: str) -> None:
+    configs = jobs(name)
+    assert len(configs) > 2
+    assert all(job.data == configs[0].data for job in configs)
+    distinct = {repr(job) for job in configs}
+    assert len(distinct) == len(configs)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_models_are_compared_under_one_training_over_three_seeds_and_behind_warm_up(name: str) -> None:
+    configs = jobs(name)
+    for optimizer in {job.trainer.optimizer for job in configs}:  # the one setting that one of them sweeps
+        chosen = [job for job in configs if job.trainer.optimizer == optimizer]
+        assert all(job.trainer == chosen[0].trainer for job in chosen)
+        seeds: dict[str, set[int]] = {}
+        for job in chosen:
+            seeds.setdefault(job.model.name, set()).add(job.seed)
+        assert len(seeds) > 1
+        assert all(found == {1, 2, 3} for found in seeds.values())
+    trainer = configs[0].trainer
+    assert trainer.warmup_steps <= trainer.max_steps / 10
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_models_that_are_compared_have_as_many_parameters(name: str) -> None:
+    counts = {}
+    for model in {job.model.name: job.model for job in jobs(name)}.values():
+        with torch.device("meta"):  # every dimension is set: the size says nothing
+            counts[model.name] = GPT(dataclasses.replace(model, size="nano"), 257).counted_parameters()["non_embedding"]
+    for model, count in counts.items():
+        assert count == pytest.approx(counts["gpt2"], rel=0.02), model  # swiglu's width is a multiple of 16
+
+
+def test_each_switch_of_the_ablation_is_one_field_of_gpt2_as_gpt2_modern_has_it() -> None:
+    def fields(model: str) -> dict[str, Any]:
+        found = dataclasses.asdict(config.compose([f"model={model}"]).model)
+        del found["name"]
+        return found
+
+    plain, modern = fields("gpt2"), fields("gpt2_modern")
+    switches = [name for name in catalogue.choices("model") if name.startswith("gpt2_with/")]
+    switched = set()
+    for name in switches:
+        (field,) = (key for key, value in fields(name).items() if value != plain[key])
+        assert fields(name)[field] == modern[field]
+        switched.add(field)
+    assert switched == {key for key, value in modern.items() if value != plain[key]}
