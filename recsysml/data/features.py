@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import polars
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,52 @@ def no_features(n: int) -> Features:
         np.zeros(0, np.int64),
         np.zeros((n, 0), np.float32),
     )
+
+
+def of_table(
+    rows: polars.DataFrame, dense: list[str], categorical: list[str], tags: list[str], vectors: np.ndarray | None = None
+) -> Features:
+    """Features from columns of text, or of numbers, one row an index (N); null is unknown.
+
+    A text in `dense` that is no number is NaN. A text in `tags` is cut at spaces, commas, semicolons and bars.
+    """
+    import polars as pl
+
+    numbers = rows.select(pl.col(dense).cast(pl.Float32, strict=False).fill_null(float("nan"))) if dense else None
+    columns, categories = [], []
+    for name in categorical:
+        codes, names = encode(rows[name].cast(pl.String))
+        columns.append(codes + 1)  # a null's code is -1
+        categories.append(names)
+    words = [
+        pl.col(name).cast(pl.String).fill_null("").str.replace_all(r"[|,;\s]+", " ").str.split(" ") for name in tags
+    ]
+    offsets, found, tag_names = np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int64), list[str]()
+    if words:
+        each = rows.select(pl.concat_list(words).alias("tag")).with_row_index().explode("tag")
+        each = each.filter(pl.col("tag").str.len_chars() > 0).unique(maintain_order=True)
+        found, tag_names = encode(each["tag"])
+        np.cumsum(np.bincount(each["index"].to_numpy(), minlength=len(rows)), out=offsets[1:])
+    empty = no_features(len(rows))
+    return Features(
+        numbers.to_numpy() if numbers is not None else empty.dense,
+        np.stack(columns, axis=1) if columns else empty.categorical,
+        offsets,
+        found,
+        empty.vectors if vectors is None else vectors,
+        list(dense),
+        list(categorical),
+        categories,
+        tag_names,
+    )
+
+
+def encode(texts: polars.Series) -> tuple[np.ndarray, list[str]]:
+    """Texts (N) as int64 indices into their sorted distinct values, and those; null is -1."""
+    import polars as pl
+
+    names = texts.drop_nulls().unique().sort()
+    if not len(names):
+        return np.full(len(texts), -1, np.int64), []
+    codes = texts.cast(pl.Enum(names)).to_physical().cast(pl.Int64).fill_null(-1)
+    return codes.to_numpy(), names.to_list()

@@ -17,7 +17,7 @@ log = logging.getLogger("recsysml")
 SPLITS = ("time", "last_out")
 FIT_RANGES = ("train", "train_val")
 # fewer than this, and `last_out` leaves a user's events to training
-_ENOUGH = 3
+ENOUGH = 3
 
 
 class SplitSettings(Protocol):
@@ -56,7 +56,7 @@ class Interactions:
     name: str
     fingerprint: str  # sha256 of the source and of how it was read and split
     user_ids: list[str]  # U
-    item_ids: list[str]  # I, those with no event included
+    item_ids: list[str]  # I, the catalogue: every one is a candidate
     splits: dict[str, InteractionSplit]  # train, val, test
     user_features: Features  # U rows
     item_features: Features  # I rows
@@ -119,13 +119,8 @@ def divide(
     }
     for name, split in splits.items():
         if not len(split):
-            why = f"{len(users)} events are too few" if config.split == "time" else "no user has three events"
+            why = f"{len(users)} events are too few" if config.split == "time" else f"no user has {ENOUGH} events"
             raise DataError(f"{config.name}: data.split={config.split} leaves {name} empty: {why}")
-    counts = np.bincount(users)
-    if few := int(((counts > 0) & (counts < _ENOUGH)).sum()):
-        once = int((counts == 1).sum())
-        judged = "only train" if config.split == "last_out" else "have little history"
-        log.info("%s: %d users with fewer than three events (%d with one) %s", config.name, few, once, judged)
     if config.split == "last_out":
         log.warning(
             "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "
@@ -147,7 +142,7 @@ def _last_out(users: np.ndarray) -> np.ndarray:
     """(N,) 0 train, 1 val, 2 test, for users in time order."""
     order = np.argsort(users, kind="stable")
     counts = np.bincount(users)
-    ends = np.cumsum(counts)[counts >= _ENOUGH]  # one past each user's last event
+    ends = np.cumsum(counts)[counts >= ENOUGH]  # one past each user's last event
     part = np.zeros(len(users), dtype=np.int64)
     part[order[ends - 1]] = 2
     part[order[ends - 2]] = 1

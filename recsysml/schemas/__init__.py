@@ -19,6 +19,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "text": "recsysml.schemas.data:TextConfig",
         "hub_text": "recsysml.schemas.data:HubTextConfig",
         "interactions": "recsysml.schemas.data:InteractionsConfig",
+        "sequences": "recsysml.schemas.data:SequencesConfig",
+        "ml_1m": "recsysml.schemas.data:Ml1mConfig",
+        "world": "recsysml.schemas.data:WorldConfig",
     },
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",

@@ -15,7 +15,8 @@ from recsysml.schemas.data import InteractionsConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 RANDOM = random.Random(0)
-EVENTS = [(f"u{RANDOM.randrange(20)}", f"i{RANDOM.randrange(40)}", RANDOM.randrange(60)) for _ in range(300)]
+# many of equal time, none twice
+EVENTS = [(f"u{i % 20}", f"i{i // 20}", RANDOM.randrange(60)) for i in RANDOM.sample(range(800), 300)]
 
 
 def write(path, events=EVENTS):
@@ -53,10 +54,11 @@ def test_last_out_split(tmp_path):
 
 
 def test_dates_become_seconds(tmp_path):
-    events = [("a", "x", "2019-11-24 00:01:03"), ("b", "x", "1970-01-02 00:00:00")]
+    events = [("a", item, f"2019-11-24 00:01:{i:02}") for i, item in enumerate("opqrstuvwx")]
+    events[3] = ("b", "x", "1970-01-02 00:00:00")
     data = interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events)))
     times = [time for name in data.splits for *_, time in rows(data, name)]
-    assert times == [86400.0, 1574553663.0]
+    assert times == [86400.0, *(1574553660.0 + i for i in range(10) if i != 3)]
 
 
 def test_the_fingerprint_sees_file_and_split(tmp_path):
@@ -70,7 +72,7 @@ def test_the_fingerprint_sees_file_and_split(tmp_path):
 
 def test_what_is_wrong_is_named(tmp_path):
     path = write(tmp_path / "e.csv", [("a", "x", "1"), ("b", "y", "soon"), ("c", "", "3")])
-    with pytest.raises(DataError, match=r"row 2 has no usable 'timestamp'"):
+    with pytest.raises(DataError, match=r"row 2 has no usable 'timestamp': 'soon'"):
         interactions.load(InteractionsConfig(path=path))
     path = write(tmp_path / "n.csv", [("a", "x", 1), ("b", None, 2)])
     with pytest.raises(DataError, match=r"row 2 has no usable 'item_id'"):
