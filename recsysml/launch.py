@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.reuse import check_tasks, find_run, merge, run_of, with_allowed
+from recsysml.reuse import check_tasks, find_run, merge, run_of, with_allowed, with_choices_of_run
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
@@ -182,31 +182,9 @@ def resume(folder: str, command: Command) -> int:
     return do(resolved, run, command)
 
 
-def with_model(command: Command) -> list[str]:
-    """The overrides of `eval`, and before them the model of the checkpoint they mean, so that its data and eval are
-    the defaults. They stand as they are where no run is found, or an eval or tasks were typed."""
-    from recsysml import catalogue
-    from recsysml.runs import read_json, resolve_checkpoint
-
-    typed = dict(text.partition("=")[::2] for text in command.overrides)
-    if {"eval", "model", "tasks"} & set(typed):
-        return command.overrides
-    root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
-    try:
-        found = resolve_checkpoint(typed.get("checkpoint", "last"), root)
-        model = read_json(found / "checkpoint.json")["model"]
-    except (ConfigError, KeyError):
-        return command.overrides  # said once the config is whole, with what kind of model is wanted
-    name = model["config"].get("name")
-    known = catalogue.choices("model", command.config_dir)
-    if name in known and catalogue.kind_of(known[name]) == model["kind"]:
-        return [f"model={name}", *command.overrides]
-    return command.overrides
-
-
 def evaluate(command: Command) -> int:
     """Judge a checkpoint in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
-    asked = configs.compose(with_model(command), command.config_dir)
+    asked = configs.compose(with_choices_of_run(command.overrides, command.config_dir), command.config_dir)
     check_tasks(asked.tasks)  # before a checkpoint is looked for
     for key in ("limit", "num_fewshot"):
         if getattr(asked, key):

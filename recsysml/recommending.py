@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from recsysml import config as configs
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
+from recsysml.data.interaction_data import Interactions
 from recsysml.errors import ConfigError, DataError
 from recsysml.retrieval import index as indexes
 from recsysml.retrieval import serving
@@ -20,7 +20,7 @@ def _run_of(checkpoint: Path) -> Path | None:
     return home if (home / "config.yaml").is_file() else None
 
 
-def _data(checkpoint: Path) -> tuple[Any, bool]:
+def _data(checkpoint: Path) -> tuple[Interactions, bool]:
     """The interactions that the checkpoint's run learnt from, and whether what was seen is left out."""
     home = _run_of(checkpoint)
     if home is None:
@@ -39,6 +39,7 @@ def lines(checkpoint: Path, user: str | None, history: list[str], k: int) -> lis
     if (user is None) == (not history):
         raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
     opened = open_retriever(checkpoint)
+    data: Interactions | None
     data, mask_seen = None, True
     if user is not None:
         data, mask_seen = _data(checkpoint)
@@ -52,7 +53,7 @@ def lines(checkpoint: Path, user: str | None, history: list[str], k: int) -> lis
     home = _run_of(checkpoint)
     folder = home / "index" if home is not None and (home / "index" / indexes.DESCRIPTION).is_file() else None
     found = serving.recommendations(opened, row, k, mask_seen=mask_seen, folder=folder)
-    titles = dict(zip(opened.item_ids, getattr(data, "item_titles", None) or [], strict=False))
+    titles = dict(zip(data.item_ids, data.item_titles, strict=True)) if data is not None and data.item_titles else {}
     width = max((len(item) for item, _ in found), default=0)
     return [
         f"{rank:>3}  {score:9.4f}  {item:<{width}}  {titles.get(item, '')}".rstrip()

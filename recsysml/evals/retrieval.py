@@ -12,7 +12,7 @@ import numpy as np
 
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
-from recsysml.data.interactions import Interactions
+from recsysml.data.interaction_data import Interactions
 from recsysml.data.progress import progress
 from recsysml.engine import device
 from recsysml.errors import ConfigError
@@ -132,11 +132,14 @@ def baselines(
 ) -> dict[str, dict[str, Judged]]:
     """Each simple method, fitted on the training events and judged like the model: split -> name -> what it got.
 
-    A method the catalogue is too large for is left out with a warning.
+    A method is left out with a warning where the catalogue is too large for it, or it needs times and there are none.
     """
     events = training(data)
     found: dict[str, dict[str, Judged]] = {split: {} for split in asked}
     for name in names:
+        if name == "recent_popularity" and not data.timed:
+            logger.warning("baseline %s is left out: %s has no times", name, data.name)
+            continue
         config = lazy.resolve(SCHEMAS["model"][name])()
         try:
             method = lazy.resolve(MODELS[name])(config, len(data.item_ids))
@@ -183,7 +186,7 @@ def _record_groups(
     """The first recall and ndcg of the config by group: deciles judge targets, histories judge users."""
     name = next(iter(judged.users))  # recall@k of the first k
     k = int(name.partition("@")[2])
-    counts = np.bincount(data.splits["train"].items, minlength=len(data.item_ids))
+    counts = np.bincount(data.fitted.items, minlength=len(data.item_ids))
     deciles = metrics.popularity_deciles(counts)[asked.targets]  # (N,)
     hits = judged.ranks <= k
     for decile in np.unique(deciles):
@@ -211,14 +214,14 @@ def sentence(split: str, judged: Judged, simple: Mapping[str, Judged]) -> str:
     return "; ".join(said)
 
 
-def protocol(*, split: str, mask_seen: bool, asked: Mapping[str, Questions]) -> dict[str, Any]:
+def protocol(data: Interactions, asked: Mapping[str, Questions], *, mask_seen: bool) -> dict[str, Any]:
     """How it was judged, for results.json: runs that differ here do not compare."""
     return {
-        "split": split,
+        "split": data.split,
         "mask_seen": mask_seen,
         "ties": "mid-rank",
         "candidates": "full",
-        "fit_range": "train",
+        "fit_range": data.fit_range,
         "in_batch": {name: min(metrics.IN_BATCH, len(part.targets)) for name, part in asked.items()},
         "left_out": {name: part.left_out for name, part in asked.items()},
     }
@@ -235,7 +238,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     how = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
     run.set_data(data.name, data.fingerprint, data.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
-    run.set_protocol(**protocol(split=config.data.split, mask_seen=mask_seen, asked=asked))
+    run.set_protocol(**protocol(data, asked, mask_seen=mask_seen))
     run.set_environment(machine.describe())
     judged = judge(opened.retriever, asked[split], **how, whole=True)
     simple = baselines(config.eval.baselines, data, asked, **how)[split]

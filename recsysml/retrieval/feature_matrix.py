@@ -7,13 +7,13 @@ import numpy as np
 from recsysml.data.features import Features
 
 
-def feature_matrix(features: Features | None, fitted: np.ndarray) -> np.ndarray | None:
+def feature_matrix(features: Features, fitted: np.ndarray) -> np.ndarray | None:
     """(N, F) float32: dense columns, one-hot categories, tags and content vectors; None where nothing is known.
 
     Dense columns are standardised on the rows `fitted` (indices; repeats weigh), a missing value is the mean, and where
     a column has any a second one says so. An unknown category is all zeros. A row's tags share a length of 1.
     """
-    if features is None or features.is_empty:
+    if features.is_empty:
         return None
     n = len(features)
     parts: list[np.ndarray] = []

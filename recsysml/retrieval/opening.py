@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recsysml import lazy
-from recsysml.data.interactions import Interactions
+from recsysml.data.interaction_data import Interactions
 from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, JobError
 from recsysml.models import KINDS as MODELS

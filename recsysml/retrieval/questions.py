@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsysml.data.interactions import Interactions, InteractionSplit
+from recsysml.data.interaction_data import Interactions, InteractionSplit
 from recsysml.errors import DataError
 from recsysml.models.histories import Histories
 
@@ -30,8 +30,8 @@ class Questions:
 
 
 def training(data: Interactions) -> Histories:
-    """All training events, a row for every user of the data, also for those without any."""
-    split = data.splits["train"]
+    """The events to learn from (`data.fitted`), a row for every user of the data, also for those without any."""
+    split = data.fitted
     return Histories.of_events(split.users, split.items, split.times, np.arange(len(data.user_ids)))
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from recsysml.data.interactions import Interactions
+from recsysml.data.interaction_data import Interactions
 from recsysml.errors import ConfigError
 from recsysml.files import write_atomic, write_json
 from recsysml.models.encoder import EncoderRetriever

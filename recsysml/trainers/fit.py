@@ -10,7 +10,7 @@ import torch
 
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
-from recsysml.data.interactions import Interactions
+from recsysml.data.interaction_data import Interactions
 from recsysml.engine import checkpoint, device
 from recsysml.evals import retrieval as evals
 from recsysml.retrieval.opening import build, metadata
@@ -34,7 +34,7 @@ def train(config: RunConfig, run: Any) -> None:
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     run.drop_metrics_after(-1)
     run.set_data(data.name, data.fingerprint, data.sizes)
-    run.set_protocol(**evals.protocol(split=config.data.split, mask_seen=mask_seen, asked=asked))
+    run.set_protocol(**evals.protocol(data, asked, mask_seen=mask_seen))
     run.set_environment(machine.describe())
 
     events = training(data)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsysml import lazy, plots
 from recsysml.data import KINDS as DATA
-from recsysml.data.interactions import Interactions
+from recsysml.data.interaction_data import Interactions
 from recsysml.data.sequence_batches import IGNORE, SequenceBatches
 from recsysml.engine import checkpoint, device, distributed, seeds
 from recsysml.engine.device import Machine
@@ -79,14 +79,18 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             logger.info("going on from %s", resume.path)
         run.set_data(data.name, data.fingerprint, data.sizes)
         run.set_model(config.model.name, config.model.kind, parameters, parameters)
-        run.set_protocol(**evals.protocol(split=config.data.split, mask_seen=mask_seen, asked=asked))
+        run.set_protocol(**evals.protocol(data, asked, mask_seen=mask_seen))
         run.set_environment(machine.describe())
         run.save()
         logger.info(
             "%s: %s parameters on %s, %s; %s events of %s to learn from",
             *(config.model.name, f"{parameters:,}", device.device_name(machine.device), machine.precision),
-            *(f"{data.sizes['train']:,}", data.name),
+            *(f"{len(data.fitted):,}", data.name),
         )
+        if data.fit_range == "train_val":
+            logger.warning(
+                "data.fit_range=train_val: val is learnt from, so it says nothing; the last weights are used"
+            )
 
     batches = SequenceBatches(
         events.offsets,
@@ -133,8 +137,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     if not world.main:
         return
-    best = folder / "best"
-    checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
+    chosen = "last" if data.fit_range == "train_val" else "best"
+    checkpoint.put_weights(model, checkpoint.load_weights(folder / chosen)[0], folder / chosen)
     retriever = EncoderRetriever(model.eval(), machine.device)
     simple = evals.baselines(config.eval.baselines, data, asked, **how)
     for split, part in asked.items():
@@ -142,15 +146,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         evals.record(run, split, judged, simple[split], part, data)
         logger.info("%s", evals.sentence(split, judged, simple[split]))
     _index(run, retriever, asked["test"].histories, settings.index)
-    _report(run, fitted, best_by)
+    _report(run, fitted, best_by, chosen)
 
 
 def _features(data: Interactions) -> dict[str, Tensor]:
-    """What the data knows of items and users, each as a matrix standardised on the training events."""
-    events = data.splits["train"]
+    """What the data knows of items and users, each as a matrix standardised on the events learnt from."""
     found = {
-        "item_features": feature_matrix(getattr(data, "item_features", None), events.items),
-        "user_features": feature_matrix(getattr(data, "user_features", None), events.users),
+        "item_features": feature_matrix(data.item_features, data.fitted.items),
+        "user_features": feature_matrix(data.user_features, data.fitted.users),
     }
     return {name: torch.from_numpy(matrix) for name, matrix in found.items() if matrix is not None}
 
@@ -172,14 +175,14 @@ def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: st
     )
 
 
-def _report(run: Any, fitted: Fitted, best_by: str) -> None:
+def _report(run: Any, fitted: Fitted, best_by: str, chosen: str) -> None:
     throughput = dict(fitted.throughput)
     logger.info("best weights: step %s of %s by %s", fitted.best_step, fitted.steps, best_by)
     if throughput["value"] is not None:
         run.set_throughput(**throughput)
         memory = throughput["peak_memory_bytes"] / 2**30
         logger.info("%s events/s, %.2f GiB at most", f"{throughput['value']:,.0f}", memory)
-    run.artifact("checkpoint", "checkpoints/best")
+    run.artifact("checkpoint", f"checkpoints/{chosen}")
     run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))
 
 

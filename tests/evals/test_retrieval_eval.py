@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsysml.data.interactions import Interactions, InteractionSplit
+from recsysml.data.features import no_features
+from recsysml.data.interaction_data import Interactions, InteractionSplit
 from recsysml.evals import retrieval as evals
 from recsysml.metrics import retrieval as metrics
 from recsysml.models.popularity import Popularity
@@ -25,7 +26,8 @@ def world(seed=0, n_users=40, n_items=30):
         name: InteractionSplit(users[part], items[part], times[part])
         for name, part in (("train", place < 7), ("val", place == 7), ("test", place == 8))
     }
-    return Interactions("w", "0" * 64, [f"u{i}" for i in range(n_users)], [f"i{i}" for i in range(n_items)], splits)
+    ids = [f"u{i}" for i in range(n_users)], [f"i{i}" for i in range(n_items)]
+    return Interactions("w", "0" * 64, *ids, splits, no_features(n_users), no_features(n_items))
 
 
 class Vectors:

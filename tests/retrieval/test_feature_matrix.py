@@ -40,4 +40,3 @@ def test_a_column_that_never_varies_is_no_division_by_zero():
     )
     assert feature_matrix(constant, np.arange(3)).tolist() == [[0], [0], [0]]
     assert feature_matrix(features, np.arange(3)) is None
-    assert feature_matrix(None, np.arange(3)) is None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recsysml.data.interactions import Interactions, InteractionSplit
+from recsysml.data.features import no_features
+from recsysml.data.interaction_data import Interactions, InteractionSplit
 from recsysml.errors import DataError
 from recsysml.retrieval.questions import before, questions, training
 
@@ -17,7 +18,7 @@ def made(seed, n_users=15, n_items=25, events=240, cut=(160, 200)):
         name: InteractionSplit(users[a:b], items[a:b], np.arange(a, b, dtype=float)) for name, (a, b) in bounds.items()
     }
     ids = [f"u{i:02d}" for i in range(n_users)], [f"i{i:02d}" for i in range(n_items)]
-    return Interactions("made", "f" * 64, *ids, splits)
+    return Interactions("made", "f" * 64, *ids, splits, no_features(n_users), no_features(n_items))
 
 
 def events_of(data, user, names):

@@ -105,9 +105,9 @@ def test_the_ring_is_learnt_by_every_loss(ring, tmp_path, settings):
 
 
 def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_path, monkeypatch):
-    interactions = load(InteractionsConfig(path=str(ring), split="last_out"))
     features = dataclasses.replace(no_features(20), vectors=np.eye(20, dtype=np.float32))
-    object.__setattr__(interactions, "item_features", features)
+    loaded = load(InteractionsConfig(path=str(ring), split="last_out"))
+    interactions = dataclasses.replace(loaded, item_features=features)
     monkeypatch.setattr("recsysml.data.interactions.load", lambda config: interactions)
     model = TwoTowerConfig(d_model=16, d_hidden=32, context_length=8, history="transformer", n_layers=1)
     settings = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1, "max_steps": 80}
