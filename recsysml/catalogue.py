@@ -29,8 +29,10 @@ def conf_dir() -> Path:
 
 
 def folders(config_dir: Path | None = None) -> list[Path]:
-    """Where YAML is looked for, first found first taken."""
-    return [*([config_dir] if config_dir else []), conf_dir()]
+    """Where YAML is looked for, first found first taken. Raises ConfigError where `config_dir` is no folder."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+    return [*([config_dir] if config_dir is not None else []), conf_dir()]
 
 
 def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:

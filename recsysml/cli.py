@@ -144,7 +144,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 from all.")] = 200,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that make up p.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same text.")] = 1,
     verbose: Verbose = False,
 ) -> int:
     """Sample text from a language model."""
@@ -318,13 +318,41 @@ def main(argv: list[str] | None = None) -> int:
     _argv[:] = sys.argv[1:] if argv is None else argv
     # only the switch before the command's own words; a prompt may well be "-v"
     verbose = any(word in ("-v", "--verbose") for word in _argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a sampled text's characters shows the others
     try:
-        code = _guard(lambda: app(args=list(_argv), prog_name="recsysml", standalone_mode=False), verbose)
-        sys.stdout.flush()
+        code = _guard(_run, verbose)
+        if sys.stdout is not None:  # closed by `>&-`
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `recsysml list tasks | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:  # a full disk behind `>`
+        _drop_output()
+        print(f"error: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run() -> Any:
+    from recsysml.errors import ConfigError
+
+    for word in _argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{word!a}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
+    try:
+        return app(args=list(_argv), prog_name="recsysml", standalone_mode=False)
+    except SystemExit as stop:  # click ends a program whose reader has gone with 1
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+
+
+def _drop_output() -> None:
+    """What is still held for standard output goes nowhere, or Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _guard(command: Callable[[], Any], verbose: bool) -> int:

@@ -81,10 +81,8 @@ def hydra_at(config_dir: Path | None = None) -> Iterator[Hydra]:
     from hydra.core.global_hydra import GlobalHydra
 
     path = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
-        path.prepend("user", f"file://{config_dir.resolve()}")
+    for folder in catalogue.folders(config_dir)[:-1]:  # the last one is conf/ itself
+        path.prepend("user", f"file://{folder.resolve()}")
     version.setbase("1.3")
     GlobalHydra.instance().clear()
     try:
@@ -147,7 +145,10 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
             if options or key == "experiment":
                 chosen.append(text)
                 value = override.value()
-                if value is not None and value not in options and not override.is_sweep_override():
+                if value is None and key == "experiment":  # the one group that may be left out
+                    continue
+                names = value if isinstance(value, list) else [value]
+                if not override.is_sweep_override() and any(str(name) not in options for name in names):
                     near = nearest(str(value), options)
                     hint = f"Did you mean: {key}={near}? " if near else ""
                     return ConfigError(f"{text}: no such {key}. {hint}It is one of {', '.join(options) or 'none yet'}.")

@@ -37,6 +37,8 @@ def check_shape(text: str, config_dir: Path | None, sweep: bool) -> None:
         raise ConfigError(f"{text}: keys cannot be deleted; set another value.")
     if not equals:
         raise ConfigError(f"{text}: an override is written key=value. {_bare_word_hint(text, config_dir)}".rstrip())
+    if not key.strip().lstrip("+"):
+        raise ConfigError(f"{text}: an override is written key=value; the key is missing.")
     if key.startswith("hydra"):
         launcher = key == "hydra/launcher" or key.startswith("hydra.launcher.")
         if not (launcher and sweep):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import data, evals, lazy, models, trainers
-from recsysml.engine.signals import sigterm_as_interrupt
+from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
 from recsysml.errors import Interrupted
 from recsysml.results import Run
@@ -52,6 +52,16 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def check_initial(config: RunConfig) -> None:
+    """The weights that a new training starts from, before a run directory exists; `config` is resolved.
+
+    A resumed run and an evaluation have their own weights, so that these may be gone. Raises ConfigError.
+    """
+    if getattr(config.model, "init_from", None):
+        module = models.KINDS[config.model.kind].partition(":")[0]
+        lazy.resolve(f"{module}:check_initial")(config.model)
+
+
 def what_auto_became(before: RunConfig, after: RunConfig) -> str:
     """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto."""
 
@@ -78,10 +88,10 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
         return _work(config, None, checkpoint)
     tracker = config.tracker
     try:
-        run.tracker = Tracker.start(
-            tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
-        )
-        with sigterm_as_interrupt():
+        with termination_interrupts():
+            run.tracker = Tracker.start(
+                tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
+            )
             _work(config, run, checkpoint)
     except (Interrupted, KeyboardInterrupt) as stop:
         run.finish("interrupted", str(stop) or "interrupted")

@@ -7,6 +7,8 @@ exists is in its record (exit code 1). This file and config.py alone know Hydra.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +83,8 @@ def start(
     if job.main_process():
         job.check(config)
     resolved = job.resolve(config)
+    if checkpoint is None:
+        job.check_initial(resolved)
     if not job.main_process():
         return do(resolved, None, command, checkpoint)
     show()
@@ -135,7 +139,9 @@ def do(config: RunConfig, run: Run | None, command: Command, checkpoint: Path | 
                 f"interrupted; go on with: recsysml train --resume {run.path}" if checkpoint is None else "interrupted"
             )
         return 130
-    except Exception:  # its line was said and its traceback written to run.log
+    except Exception as error:
+        if run is None:  # else its line was said and its traceback written to run.log
+            print(f"error: process {os.environ.get('RANK')}: {job.one_line(error)}", file=sys.stderr)
         if command.verbose:
             traceback.print_exc()
         return 1
@@ -277,6 +283,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
     from recsysml import sweep as sweeps
     from recsysml.environment import config_hash, package_versions
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # every process would run every job
+        raise ConfigError("-m: a sweep runs in one process; under torchrun start its runs one by one.")
     with configs.hydra_at(command.config_dir) as hydra:
         words, jobs, parallel = _expand(hydra, command)
         first = None
@@ -286,6 +294,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
             only_for_train(config)
             single.check(config)
             resolved = single.resolve(config)
+            single.check_initial(resolved)
             digest = config_hash(single.to_dict(resolved), package_versions())
             planned.append(sweeps.Job(overrides, digest, config.eval.headline))
             first = first or config
@@ -331,6 +340,11 @@ def _expand(hydra: Any, command: Command) -> tuple[list[str], list[list[str]], b
 
     def split() -> list[list[str]]:
         parsed = [configs.parse(hydra, text) for text in [*params, *words] if not text.startswith("hydra")]
+        for override in parsed:
+            if override.is_interval_sweep():
+                raise ConfigError(f"{override.input_line}: an interval has no end of values; list them: a,b,c.")
+            if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
+                raise ConfigError(f"{override.input_line}: there is nothing in it to sweep over.")
         return BasicSweeper.split_arguments(parsed, None)[0]
 
     jobs = split()

@@ -99,10 +99,10 @@ def with_allowed(config: RunConfig, run: Path, overrides: list[str]) -> RunConfi
                 f" model.init_from={run} {text}"
             )
         *way, leaf = key.split(".")
-        node = tree
+        node: Any = tree
         for step in way:
-            node = node[step]
-        if leaf not in node:
+            node = node.get(step) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
             raise ConfigError(f"{key}: there is no such key.")
         node[leaf] = None if value == "null" else value  # from_dict gives it its type
     return configs.from_dict(tree)

@@ -80,10 +80,14 @@ def generate_text(
 def export_folder(checkpoint_dir: str | Path, folder: str | Path) -> str:
     """Write a checkpoint as a Hugging Face folder, tokenizer included; returns gpt2, llama or qwen3.
 
-    Raises ConfigError when transformers has no architecture for it, or `folder` holds other files already.
+    Raises ConfigError when transformers has no architecture for it, or `folder` is not empty or cannot be written:
+    what an earlier model left there would be taken for a part of this one.
     """
     target = Path(folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()):
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target} is not an empty folder: choose another")
     model, tokenizer, _ = open_language_model(checkpoint_dir)
-    return save_hf_folder(model, target, tokenizer)
+    try:
+        return save_hf_folder(model, target, tokenizer)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror or error}; choose another folder") from error

@@ -89,6 +89,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "-m", "trainer.lr=1e-3", "hydra/launcher=jobli"], "hydra/launcher"),
         (["train", "-m", "hydra.sweep.dir=x", "seed=1,2"], "only hydra/launcher may be set"),
         (["train", "-m", "sweep.name=a,b"], "one sweep.name"),
+        (["train", "-m", "seed=range(1,1)"], "seed=range(1,1): there is nothing in it to sweep over."),
+        (["train", "-m", "trainer.lr=interval(0.1,1)"], "an interval has no end of values; list them"),
+        (["train", "-m", "model=gpt2,gpt3"], "gpt3: no such model"),
+        (["train", "data=text", "data.path="], "data.path is empty"),
+        (["train", "model.size=nano", "model.init_from=nowhere"], "model.init_from=nowhere does not exist"),
+        (["list", "models", "--config-dir", "nowhere"], "there is no such folder"),
+        (["generate", "last", "--seed", "99999999999999999999"], "--seed"),
         (["eval", "tasks=arc_esy"], "Did you mean: arc_easy?"),
         (["eval", "tasks=arc_easy,piqa"], "this version cannot run tasks"),
         (["eval", "limit=3"], "limit belongs to tasks"),
@@ -112,6 +119,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     argv: list[str], words: str, capsys: pytest.CaptureFixture[str], own_outputs: Path
 ) -> None:
     assert words in one_line_error(argv, capsys, own_outputs)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(("target", "code", "words"), [("gone", 0, ""), ("full", 1, "error: "), ("closed", 0, "")])
+def test_output_that_cannot_be_written(buffered: bool, target: str, code: int, words: str) -> None:
+    """`| head`, a full disk behind `>`, and `>&-`."""
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "recsysml", "list"]
+    if target == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full" if target == "full" else os.devnull, os.O_WRONLY)
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command] if target == "closed" else command
+    done = subprocess.run(shell, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, check=False)
+    os.close(writer)
+    assert done.returncode == code
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == (1 if words else 0), done.stderr
+
+
+def test_a_word_that_is_not_utf8(capsys: pytest.CaptureFixture[str], own_outputs: Path) -> None:
+    assert "not UTF-8" in one_line_error(["train", "data.path=\udcff.txt"], capsys, own_outputs)
 
 
 def test_a_mistake_shows_its_traceback_with_v(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +213,48 @@ def test_other_ranks_of_torchrun_write_nothing(
     monkeypatch.setattr(sys.modules["stand_ins"], "train", lambda config, run: seen.append(run))
     assert main(TRAIN) == 0
     assert seen == [None]
+    assert not own_outputs.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_the_loop_interrupts_the_run(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """While data is prepared or a model compiled, which can take minutes."""
+
+    def train(config: Any, run: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not taken by the run"))
+    try:
+        monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+        assert main(TRAIN) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (run,) = runs(own_outputs)
+    assert results(run)["run"]["status"] == "interrupted"
+
+
+def test_an_error_of_another_rank_is_said(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Any, run: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
+    assert main(TRAIN) == 1
+    assert "error: process 1: MemoryError: no room\n" in capsys.readouterr().err
+
+
+def test_a_sweep_is_refused_under_torchrun(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "-m", "seed=1,2"]) == 2
+    assert "one by one" in capsys.readouterr().err
     assert not own_outputs.exists()
 
 

@@ -15,7 +15,7 @@ from recsysml.data.tokenizers import Tokenizer, bytes_tokenizer, train_bpe
 from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, JobError
 from recsysml.models.generation import generate
-from recsysml.models.gpt import GPT
+from recsysml.models.gpt import GPT, check_initial
 from recsysml.models.init_from import load_initial_weights
 from recsysml.schemas.models import GPTConfig
 
@@ -91,6 +91,26 @@ def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(other.token_embedding.weight[:257], model.token_embedding.weight[:257])
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": {}, "model": 3}', '{"files": {}}'])
+def test_weights_of_a_damaged_checkpoint_are_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    path, _ = save(tmp_path, bytes_tokenizer())
+    (path / "checkpoint.json").write_text(content)
+    config = GPTConfig(size="nano", d_model=32, init_from=str(path))
+    for read in (lambda: check_initial(config), lambda: load_initial_weights(GPT(config, 257), path)):
+        with pytest.raises(ConfigError, match=r"checkpoint\.json is damaged"):
+            read()
+
+
+def test_weights_that_cannot_fit_are_refused_before_a_run(tmp_path: Path) -> None:
+    path, model = save(tmp_path, bytes_tokenizer())
+    check_initial(dataclasses.replace(model.config, init_from=str(path)))
+    with pytest.raises(ConfigError, match=r"does not fit model.d_model=64: .* model.d_model=32"):
+        check_initial(dataclasses.replace(model.config, d_model=64, init_from=str(path)))
+    (path / "checkpoint.json").write_text(json.dumps({"files": {}, "model": {"kind": "two_tower", "config": {}}}))
+    with pytest.raises(ConfigError, match="two_tower"):
+        check_initial(dataclasses.replace(model.config, init_from=str(path)))
+
+
 def test_export(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     path, model = save(tmp_path / "c", bytes_tokenizer())
@@ -101,5 +121,8 @@ def test_export(tmp_path: Path) -> None:
         torch.testing.assert_close(model.logits(ids), other(ids).logits, atol=1e-4, rtol=0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
-    with pytest.raises(ConfigError, match="not an empty folder"):
-        serving.export_folder(path, tmp_path / "full")
+    for place in (tmp_path / "full", tmp_path / "full" / "thesis.txt", tmp_path / "out"):  # out holds another model now
+        with pytest.raises(ConfigError, match="not an empty folder"):
+            serving.export_folder(path, place)
+    with pytest.raises(ConfigError, match="/dev/null/x cannot be written"):
+        serving.export_folder(path, "/dev/null/x")

@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 def check(config: TextConfig) -> None:
     """Raises ConfigError or DataError, in one line, when a file is missing or has a wrong checksum."""
-    if not config.path:
+    if not config.path or not all(config.path):  # `data.path=` is a list of one empty text
         raise ConfigError("data.path is empty: give files, folders or globs, such as data.path='[notes/*.txt]'")
     check_fractions(
         0.0 if config.val_path else config.val_fraction,

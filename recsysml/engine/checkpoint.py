@@ -126,6 +126,24 @@ def latest_good(root: Path) -> Checkpoint | None:
     return None
 
 
+def find_best(root: Path, step: int | None) -> Path | None:
+    """The folder of the checkpoint of `step` if its weights are whole, else None after a warning."""
+    if step is None:
+        return None
+    path = root / f"step-{step:08d}"
+    try:
+        _verify(path, WEIGHTS, read_metadata(path))
+    except JobError as error:
+        logger.warning("%s; it was the best, and the best is chosen anew from here on", error)
+        return None
+    return path
+
+
+def mark_best(path: Path) -> None:
+    """Point `best` at a checkpoint beside it."""
+    _link(path.parent / "best", path.name)
+
+
 def steps(root: Path) -> list[Path]:
     """The checkpoint folders under `root`, oldest first."""
     return sorted(path for path in root.glob("step-*") if path.is_dir()) if root.is_dir() else []

@@ -47,5 +47,6 @@ def iterate(batches: Batches, start: int, stop: int, device: torch.device, worke
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the loop decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and a scheduler's SIGTERM, reach every process of the group; only the loop decides what they mean."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -89,6 +89,11 @@ def fit(
     if resume is not None:
         saved = resume.state
         done, best_value, best_step = saved["step"], saved["best_value"], saved["best_step"]
+        kept = checkpoint.find_best(resume.path.parent, best_step)
+        if kept is None:  # damaged or gone: any later validation beats it, and until then these weights stand in
+            kept, best_value, best_step = resume.path, math.inf, done
+        if world.main:  # a crash may have come between a checkpoint and its link
+            checkpoint.mark_best(kept)
         checkpoint.put_weights(model, saved.get("weights", resume.tensors), resume.path)
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)

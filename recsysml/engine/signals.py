@@ -13,6 +13,19 @@ from typing import Any
 logger = logging.getLogger("recsysml")
 
 
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """While entered, SIGTERM raises KeyboardInterrupt, as SIGINT does by itself: for all of a run but its loop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM is a request; another SIGINT stops at once (KeyboardInterrupt)."""
 
@@ -38,20 +51,3 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         logger.warning("%s: saving after this step (Ctrl-C again stops at once)", signal.Signals(number).name)
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt, as SIGINT does by itself: a run ends with its record written."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

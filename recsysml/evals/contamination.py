@@ -17,7 +17,7 @@ import numpy as np
 
 from recsysml import lazy, sections
 from recsysml.data import KINDS as DATA
-from recsysml.data import questions as question_files
+from recsysml.data import question_texts
 from recsysml.data.ngrams import BREAK, Overlap
 from recsysml.data.progress import progress
 from recsysml.data.token_data import TokenData, text_pieces
@@ -41,7 +41,7 @@ def check(config: RunConfig) -> None:
             "eval.questions is empty: give tasks and their files, such as eval.questions=arc_easy:arc_easy.jsonl"
         )
     for task, name in config.eval.files():
-        question_files.find(task, name)
+        question_texts.find(task, name)
     if config.eval.scores is not None:
         _read_scores(Path(config.eval.scores))
 
@@ -49,8 +49,8 @@ def check(config: RunConfig) -> None:
 def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> None:
     """`recsysml eval eval=contamination`: the training text of `checkpoint_dir`'s run against `eval.questions`."""
     settings = config.eval
-    files = {task: question_files.find(task, name) for task, name in settings.files()}
-    tasks = {task: question_files.read_questions(path) for task, path in files.items()}
+    files = {task: question_texts.find(task, name) for task, name in settings.files()}
+    tasks = {task: question_texts.read_questions(path) for task, path in files.items()}
     scores, baselines = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
     data: TokenData = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     metadata = read_json(checkpoint_dir / "checkpoint.json")
@@ -163,11 +163,12 @@ def _compare(
     for metric, (ids, values) in scores.items():
         if not metric.startswith(f"lm/{task}/"):
             continue
-        known = np.array([name in place for name in ids], bool)
+        found = np.array([_place(name, place) for name in ids.tolist()])
+        known = found >= 0
         if not known.any():
             logger.warning("%s: none of its ids is one of the questions of %s", metric, task)
             continue
-        at = np.array([place[name] for name in ids[known]])
+        at = found[known]
         marks, kept = one.touched[n][at], values[known]
         short = metric.rpartition("/")[2]
         means = []
@@ -187,6 +188,14 @@ def _compare(
                 p = unpaired_z(clean, clean_error, touched, touched_error).p
         rows.append([task, short, n, clean, n_clean, touched, n_touched, effect, p])
     return rows
+
+
+def _place(name: str, place: Mapping[str, int]) -> int:
+    """Which question a score is of: by its id, else by the row number that begins its id (`12:5f3a`); else -1."""
+    if name in place:
+        return place[name]
+    number, colon, _ = name.partition(":")
+    return int(number) if colon and number.isdecimal() and int(number) < len(place) else -1
 
 
 def _read_scores(path: Path) -> tuple[Scores, dict[str, float | None]]:

@@ -45,6 +45,16 @@ def resolve_size(config: GPTConfig, on_gpu: bool) -> GPTConfig:
     return resolved
 
 
+def check_initial(config: GPTConfig) -> None:
+    """Raise ConfigError when the weights that a new training (`config` resolved) starts from cannot be its own."""
+    stored = stored_dimensions(config.init_from) if config.init_from else None
+    if stored is not None and stored["d_model"] != config.d_model:
+        made_with = " ".join(f"model.{name}={number}" for name, number in stored.items())
+        raise ConfigError(
+            f"model.init_from={config.init_from} does not fit model.d_model={config.d_model}: made with {made_with}"
+        )
+
+
 class GPT(nn.Module):
     """A decoder-only transformer. `config.size` must be resolved (`resolve_size`).
 

@@ -105,7 +105,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     metadata = place / "checkpoint.json"
     if metadata.is_file():
         file = place / "model.safetensors"
-        if not file.is_file() or sha256(file) != json.loads(metadata.read_text())["files"][file.name]:
+        if not file.is_file() or sha256(file) != _read_metadata(metadata)["files"].get(file.name):
             raise ConfigError(
                 f"model.init_from: {file} is missing or does not match its checksum: choose another checkpoint"
             )
@@ -122,11 +122,23 @@ def stored_dimensions(path: str | Path) -> dict[str, int] | None:
         names = dict(zip(DIMENSIONS, ("n_layer", "n_head", "n_embd", "block_size"), strict=True))
         return {k: int(arguments[v]) for k, v in names.items()} if set(names.values()) <= set(arguments) else None
     if (place / "checkpoint.json").is_file():
-        config = json.loads((place / "checkpoint.json").read_text())["model"]["config"]
-        return {name: int(config[name]) for name in DIMENSIONS}
+        model = _read_metadata(place / "checkpoint.json")["model"]
+        if not all(isinstance(model["config"].get(name), int) for name in DIMENSIONS):
+            raise ConfigError(f"model.init_from={path} holds a model of kind {model.get('kind')}, not a language model")
+        return {name: model["config"][name] for name in DIMENSIONS}
     config = hf_layouts.read_config(place)
     dimensions = hf_layouts.config_to_own(config)
     return {name: dimensions[name] for name in DIMENSIONS}
+
+
+def _read_metadata(file: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(file.read_bytes())
+        if all(isinstance(part, dict) for part in (metadata["files"], metadata["model"]["config"])):
+            return metadata
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"model.init_from: {file} is damaged: choose another checkpoint")
 
 
 def _place(path: Path) -> Path:
@@ -150,7 +162,7 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
             # a name with a path in it could point anywhere
             if Path(name).name != name or not (folder / name).is_file():
                 raise ConfigError(f"model.init_from: {folder / name}, which {index.name} lists, is missing")
-            tensors |= safetensors.torch.load_file(folder / name)
+            tensors |= _load_safetensors(folder / name)
         return tensors
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -160,13 +172,20 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
+        return _load_safetensors(path)
     content = _load_pickle(path)
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content.get(key), dict):
             content = content[key]
             break
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"model.init_from={path} is damaged ({error}): get it anew") from error
 
 
 def _load_pickle(path: Path) -> dict[str, Any]:

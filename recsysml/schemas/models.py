@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -84,11 +85,11 @@ class GPTConfig:
             if value is not None and value < 1:
                 raise ConfigError(f"model.{field}={value} must be at least 1")
         for field in ("n_experts", "load_balance_weight", "router_z_weight"):
-            if getattr(self, field) < 0:
+            if not 0 <= getattr(self, field) < math.inf:  # also false of nan
                 raise ConfigError(f"model.{field}={getattr(self, field)} must be 0 or more")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout={self.dropout} must be at least 0 and below 1")
-        if self.rope_theta <= 0:
+        if not 0 < self.rope_theta < math.inf:
             raise ConfigError(f"model.rope_theta={self.rope_theta} must be above 0")
         if self.n_experts == 1:
             raise ConfigError("model.n_experts=1 is a dense MLP with a router: use 0, or at least 2")

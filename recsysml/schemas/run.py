@@ -9,6 +9,9 @@ from typing import Any
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import at_least, nearest, one_of
 
+# far above it the thread pool cannot be made, and the process dies without a word
+MAX_THREADS = 1024
+
 
 @dataclass
 class TrackerConfig:
@@ -73,5 +76,7 @@ class RunConfig:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: it must be between 0 and 2**32 - 1.")
         at_least("threads", self.threads, 1)
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise ConfigError(f"threads={self.threads}: it must be at most {MAX_THREADS}.")
         at_least("limit", self.limit, 1)
         at_least("num_fewshot", self.num_fewshot, 0)

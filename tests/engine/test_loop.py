@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 
@@ -192,6 +193,37 @@ def test_best_and_newest_checkpoints_are_kept(tiny, tmp_path):
     assert [path.name for path in checkpoint.steps(root)] == ["step-00000002", "step-00000005", "step-00000006"]
     assert os.readlink(root / "best") == "step-00000002"
     assert os.readlink(root / "last") == "step-00000006"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stand_in"),
+    [
+        (lambda root: (root / "best").unlink(), None),  # killed between the checkpoint and its link
+        (lambda root: (root / "step-00000002" / "model.safetensors").write_bytes(b"x"), "step-00000004"),
+        (lambda root: shutil.rmtree(root / "step-00000002"), "step-00000004"),
+    ],
+    ids=["no link", "damaged", "gone"],
+)
+@pytest.mark.parametrize(("late", "better"), [(0.5, True), (9.0, False)])
+def test_a_best_checkpoint_that_is_lost_is_chosen_anew(tiny, tmp_path, caplog, spoil, stand_in, late, better):
+    run = tiny.Run(tmp_path / "run")
+    root = run.path / "checkpoints"
+    values = {0: 5.0, 2: 1.0, 4: 2.0, 6: late}
+    settings = tiny.config(max_steps=6, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
+    tiny.train(settings, run, evaluate=lambda step: {"val/loss": values[step]})
+    shutil.rmtree(root / "step-00000006")
+    checkpoint.mark_best(root / "step-00000002")
+    spoil(root)
+    resume = checkpoint.load(root / "step-00000004")
+    _, _, fitted = tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    lost = stand_in is not None
+    assert os.readlink(root / "best") == ("step-00000006" if better or lost else "step-00000002")
+    assert fitted.best_value == (late if better or lost else 1.0)
+    assert ("step-00000002" in caplog.text) == lost
+    # stopped right after: the weights it goes on from stand in
+    settings = tiny.config(max_steps=4, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
+    tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    assert os.readlink(root / "best") == (stand_in or "step-00000002")
 
 
 def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):

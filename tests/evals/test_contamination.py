@@ -46,7 +46,8 @@ def test_planted_questions_are_found_and_no_others(seed):
             assert one.words[i] in tasks[name][i][1]
 
 
-def test_scores_of_clean_and_touched_stand_side_by_side(tmp_path):
+@pytest.mark.parametrize("by_row", [False, True])
+def test_scores_of_clean_and_touched_stand_side_by_side(tmp_path, by_row):
     rng = np.random.default_rng(4)
     questions = [(f"q{i}", question(rng)) for i in range(200)] + [("short", "too short")]
     text = " ".join(words for _, words in questions[:60])
@@ -54,7 +55,7 @@ def test_scores_of_clean_and_touched_stand_side_by_side(tmp_path):
     values = (rng.random(201) < np.where(np.arange(201) < 60, 0.9, 0.4)).astype(float)
     order = rng.permutation(201)
     scores = {
-        "lm/t/acc": (np.array([questions[i][0] for i in order]), values[order]),
+        "lm/t/acc": (np.array([f"{i}:5f3a" if by_row else questions[i][0] for i in order]), values[order]),
         "lm/other/acc": (np.array(["q1"]), np.ones(1)),
     }
     run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])

@@ -267,7 +267,7 @@ def browse(page, folder, *more):
         *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *quiet),
         *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=8000", *more, page.as_uri()),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def _pixels(path):

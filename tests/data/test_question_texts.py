@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from recsysml.data.questions import find, read_questions
+from recsysml.data.question_texts import find, read_questions
 from recsysml.errors import DataError
 from recsysml.files import data_dir
 
