@@ -105,8 +105,8 @@ def report_few(users: np.ndarray, user_ids: list[str], rows: np.ndarray, path: P
     if len(short):
         few, user = int((counts < ENOUGH).sum()), users[short[0]]
         log.warning(
-            "%s: %d users have fewer than %d events (the first is %s, %d, row %d); last_out only trains on theirs",
-            path, few, ENOUGH, user_ids[user], counts[user], rows[short[0]],
+            "%s: users with fewer than %d events: %d (the first is %s with %d, row %d); last_out only trains on theirs",
+            path, ENOUGH, few, user_ids[user], counts[user], rows[short[0]],
         )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def responses(
     click = examination(positions, latent.device[users]) * attraction
     shape = np.exp(0.3 + 1.2 * match + 0.3 * quality + 0.2 * mood)
     bar = np.minimum(LONG_SECONDS / durations, LONG_SHARE)
-    leave = -2.5 - 0.4 * latent.patience[users][:, None] - 0.3 * mood + 0.5 * ad
+    leave = np.broadcast_to(-2.5 - 0.4 * latent.patience[users][:, None] - 0.3 * mood + 0.5 * ad, click.shape)
     return Responses(
         click=click,
         long_view=(1 - bar**shape) ** 2,

@@ -10,7 +10,7 @@ import numpy as np
 
 from recsysml.data.world_laws import ACTIONS, Moment, Responses, responses
 from recsysml.data.world_population import Latent, Population, make
-from recsysml.data.world_sessions import SLATE, Behind, Impressions, Requests, n_slices, simulate
+from recsysml.data.world_sessions import SLATE, Behind, Impressions, n_slices, simulate
 from recsysml.schemas.data import WorldConfig
 
 
@@ -51,7 +51,7 @@ def open_truth(config: WorldConfig) -> Truth:
     return Truth(*make(config.users, config.items, config.seed), seed=config.seed, events=config.events)
 
 
-def p_true(requests: Requests, impressions: Impressions, behind: Behind) -> dict[str, np.ndarray]:
+def p_true(impressions: Impressions, behind: Behind) -> dict[str, np.ndarray]:
     """(n,) probability of each action of each impression, as it was drawn: at its position, in its mood.
 
     click; long_view, like and share not conditional on it; skip; leave, given what was done with the item.
