@@ -16,10 +16,11 @@ FLOORS = [
     {"data", "models"},
     {"results", "examples", "harness_files", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
     {"engine"},
+    {"retrieval"},
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "report", "doctor", "catalogue"},
-    {"sweep", "hints", "config", "datasets", "reuse", "launch", "judging"},
+    {"sweep", "hints", "config", "datasets", "reuse", "launch", "judging", "recommending"},
     {"cli"},
     {"__main__"},
 ]
