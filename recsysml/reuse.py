@@ -10,26 +10,10 @@ from recsysml import catalogue
 from recsysml import config as configs
 from recsysml.errors import ConfigError
 from recsysml.files import outputs_dir
-from recsysml.schemas.checks import nearest
 from recsysml.schemas.run import RunConfig
 
 # what a resumed run may be given: it changes no number of the run
 RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
-
-
-def check_tasks(tasks: list[str]) -> None:
-    """Raise ConfigError for a name that no task has, with the nearest; and, in this version, for any task."""
-    if not tasks:
-        return
-    names = catalogue.task_names()
-    for task in tasks:
-        if task not in names:
-            near = nearest(task, names)
-            hint = f"Did you mean: {near}?" if near else "See: recsysml list tasks."
-            raise ConfigError(f"tasks={task}: there is no such task. {hint}")
-    raise ConfigError(
-        f"tasks={','.join(tasks)}: this version cannot run tasks; without them `eval` gives loss and bits per byte."
-    )
 
 
 def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:

@@ -6,7 +6,6 @@ millions of events pass through memory a slice at a time.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -73,7 +72,8 @@ def load(config: WorldConfig) -> Interactions:
             advance(len(impressions.items))
     events = [np.concatenate(parts) for parts in (users, items, times)]
     population = world.population
-    digest = hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(config) | {"fit_range": None}]).encode())
+    made_from = [FORMAT, config.users, config.items, config.events, config.seed, config.action, config.split]
+    digest = hashlib.sha256(json.dumps(made_from).encode())
     for array in events:
         digest.update(array.tobytes())
     return Interactions(

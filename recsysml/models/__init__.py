@@ -2,6 +2,7 @@
 
 KINDS = {
     "gpt": "recsysml.models.gpt:GPT",
+    "hf": "recsysml.models.hf:HFModel",
     "popularity": "recsysml.models.popularity:Popularity",
     "recent_popularity": "recsysml.models.recent_popularity:RecentPopularity",
     "seq_knn": "recsysml.models.seq_knn:SeqKnn",

@@ -7,6 +7,7 @@ field; `docs/config.md` is made from these classes.
 SCHEMAS: dict[str, dict[str, str]] = {
     "model": {
         "gpt": "recsysml.schemas.models:GPTConfig",
+        "hf": "recsysml.schemas.models:HFConfig",
         "popularity": "recsysml.schemas.retrievers:PopularityConfig",
         "recent_popularity": "recsysml.schemas.retrievers:RecentPopularityConfig",
         "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
@@ -31,6 +32,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
+        "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }

@@ -180,7 +180,7 @@ class WorldConfig(_InteractionFields):
     name: str = "world"
     users: int = 2000
     items: int = 2000
-    # items shown to and looked at by a user
+    # items shown, each to one user once
     events: int = 100_000
     # of the world, not of the run: the same world for every model's seed
     seed: int = 1

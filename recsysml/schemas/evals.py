@@ -63,6 +63,34 @@ class RetrievalEvalConfig:
 
 
 @dataclass
+class LMHarnessEvalConfig:
+    """Tasks of lm_eval, from local files or its own catalogue, on any language model."""
+
+    family: ClassVar[str] = "text"
+    headline: ClassVar[tuple[str, ...]] = ()  # what the tasks give; the table of a sweep shows all of it
+    # training asks tasks by trainer.eval_tasks
+    after_training: ClassVar[bool] = False
+
+    kind: str = "lm_harness"
+    # questions scored at once; auto is as many as suit the device
+    batch_size: int | str = "auto"
+    # fp32, or bf16 (faster; log-likelihoods are off by up to 0.1)
+    precision: str = "fp32"
+    # answers are kept by model and task; false asks the model anew
+    use_cache: bool = True
+    # a folder with task YAML of your own, looked at first; null is `task/` in --config-dir, where there is one
+    task_folder: str | None = None
+    # whether tasks of that folder may run code (the same as --trust)
+    trust: bool = False
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ConfigError(f"eval.batch_size={self.batch_size}: it must be auto or a whole number from 1 on.")
+        one_of("eval.precision", self.precision, ("fp32", "bf16"))
+
+
+@dataclass
 class ContaminationEvalConfig:
     """How many of a task's questions stand in a run's training text, and its scores with and without them."""
 

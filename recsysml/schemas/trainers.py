@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
@@ -39,8 +39,8 @@ class _LoopFields:
     # fp32, bf16, fp16 (with a gradient scaler) or auto (bf16 where the hardware multiplies it, else fp32)
     precision: str = "auto"
     compile: bool = True
-    # same config, same seed, same bits (on a CPU, or on one kind of GPU)
-    deterministic: bool = True
+    # same config, same seed, same bits, on one kind of hardware; null is true on a CPU, where it costs little
+    deterministic: bool | None = None
     # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
     keep_memory: bool = True
     # decay of an exponential moving average of the weights used for validation and best/; 0 is none
@@ -90,9 +90,13 @@ class LanguageTrainerConfig(_LoopFields):
     # tokens sampled from `sample_prompt` at each validation; 0 is none
     sample_tokens: int = 64
     sample_prompt: str = ""
+    # tasks asked at each validation and, with the best weights, at the end; of each the first so many questions
+    eval_tasks: list[str] = field(default_factory=list)
+    eval_tasks_limit: int | None = 200
 
     def validate(self) -> None:
         super().validate()
+        at_least("trainer.eval_tasks_limit", self.eval_tasks_limit, 1)
         for name in ("loss_chunk", "sample_tokens"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
 

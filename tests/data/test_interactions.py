@@ -158,10 +158,11 @@ def test_ids_of_any_size_are_names(tmp_path):
 
 
 def test_an_event_that_stands_there_twice_counts_once_and_is_named(tmp_path, caplog):
-    events = [*GOOD[:25], GOOD[3], *GOOD[25:], GOOD[4]]
+    again = (*GOOD[3][:2], "99")  # the same item at another time is another event
+    events = [*GOOD[:25], GOOD[3], *GOOD[25:], GOOD[4], again]
     with caplog.at_level("WARNING", "recsysml"):
         data = interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events)))
-    assert sum(data.sizes.values()) == 40
+    assert sum(data.sizes.values()) == 41
     assert "2 events stand there twice (the first is row 26)" in caplog.text
 
 
