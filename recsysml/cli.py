@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from recsysml import exits
 
 app = typer.Typer(
     name="recsysml",
@@ -219,8 +219,7 @@ def recommend(
 
     from recsysml import recommending
 
-    names = [name.strip() for name in history.split(",") if name.strip()] if history else []
-    for line in recommending.lines(path, user, names, k):
+    for line in recommending.lines(path, user, history, k):
         print(line)
     return 0
 
@@ -331,62 +330,14 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without a sampled text's characters shows the others
     try:
-        code = _guard(_run, verbose)
+        code = exits.guard(lambda: exits.run_app(app, _argv), verbose)
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()
         return code
     except BrokenPipeError:  # `recsysml list tasks | head`
-        _drop_output()
+        exits.drop_output()
         return 0
     except OSError as error:  # a full disk behind `>`
-        _drop_output()
+        exits.drop_output()
         print(f"error: the output cannot be written: {error.strerror or error}", file=sys.stderr)
         return 1
-
-
-def _run() -> Any:
-    from recsysml.errors import ConfigError
-
-    for word in _argv:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{word!a}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
-    try:
-        return app(args=list(_argv), prog_name="recsysml", standalone_mode=False)
-    except SystemExit as stop:  # click ends a program whose reader has gone with 1
-        if isinstance(stop.__context__, BrokenPipeError):
-            raise stop.__context__ from None
-        raise
-
-
-def _drop_output() -> None:
-    """What is still held for standard output goes nowhere, or Python would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _guard(command: Callable[[], Any], verbose: bool) -> int:
-    try:
-        result = command()
-        return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        raise
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if verbose:
-            import traceback
-
-            traceback.print_exc()
-        if hasattr(error, "format_message"):  # Typer's own: an unknown command or option
-            if not error.format_message():
-                return 2  # it has printed the help
-            text, code = error.format_message(), 2
-        elif hasattr(error, "exit_code"):
-            text, code = str(error), int(error.exit_code)
-        else:
-            text = f"{type(error).__name__}: {error}" + ("" if verbose else " (-v shows where)")
-            code = 1
-        print("error: " + " ".join(text.split()), file=sys.stderr)
-        return code

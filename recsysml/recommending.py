@@ -31,12 +31,14 @@ def _data(checkpoint: Path) -> tuple[Interactions, bool]:
     return lazy.resolve(f"{DATA[config.kind]}:load")(config), config.mask_seen
 
 
-def lines(checkpoint: Path, user: str | None, history: list[str], k: int) -> list[str]:
+def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> list[str]:
     """`rank  score  item  title`, one line a recommendation; the title where the data has one.
 
-    Exactly one of `user` and `history` is given. Raises ConfigError for an unknown user or item.
+    Exactly one of `user` and `history` (items with commas between, oldest first) is given. Raises ConfigError for an
+    unknown user or item.
     """
-    if (user is None) == (not history):
+    items = [name.strip() for name in (history or "").split(",") if name.strip()]
+    if (user is None) == (not items):
         raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
     opened = open_retriever(checkpoint)
     data: Interactions | None
@@ -45,7 +47,7 @@ def lines(checkpoint: Path, user: str | None, history: list[str], k: int) -> lis
         data, mask_seen = _data(checkpoint)
         row = serving.history_of_user(opened, data, user)
     else:
-        row = serving.history_of_items(opened, history)
+        row = serving.history_of_items(opened, items)
         try:  # only for the titles
             data, mask_seen = _data(checkpoint)
         except (ConfigError, DataError):

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "recsysml"
 FLOORS = [
-    {"errors", "files", "lazy", "schemas"},
+    {"errors", "exits", "files", "lazy", "schemas"},
     {"nn"},
     {"losses"},
     {"metrics"},
