@@ -7,25 +7,15 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-import recsysml
 from recsysml.errors import ConfigError
-from recsysml.files import cache_dir, write_json
+from recsysml.files import cache_dir, conf_dir, write_json
 
 # what `recsysml list` is asked for, and the config group it stands for
 GROUPS = {"models": "model", "data": "data", "trainers": "trainer", "evals": "eval", "experiments": "experiment"}
 LISTS = (*GROUPS, "tasks", "runs")
-
-
-def conf_dir() -> Path:
-    """Our YAML files: inside the installed package, else `conf/` beside pyproject.toml.
-
-    The package's own folder is asked, not the import system: an editable install leaves a stale copy of `conf/` in
-    site-packages, which must not win over the one being edited.
-    """
-    package = Path(recsysml.__file__).resolve().parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def folders(config_dir: Path | None = None) -> list[Path]:
@@ -50,7 +40,7 @@ def choices(group: str, config_dir: Path | None = None) -> dict[str, Path]:
 def groups(config_dir: Path | None = None) -> list[str]:
     """The config groups: the folders that hold YAML."""
     names = {entry.name for folder in folders(config_dir) for entry in folder.iterdir() if entry.is_dir()}
-    return sorted(name for name in names - {"tasks", "hydra"} if choices(name, config_dir))
+    return sorted(name for name in names - {"task", "hydra"} if choices(name, config_dir))
 
 
 def description(file: Path) -> str:
@@ -104,13 +94,30 @@ def complete(words: list[str], incomplete: str, config_dir: Path | None = None) 
     return [f"{name}=" for name in keys(config_dir) if name.startswith(incomplete)]
 
 
+def check_tasks(tasks: Sequence[str], task_folder: str | None = None) -> None:
+    """Raise ConfigError for a name that no task has, with the nearest."""
+    from recsysml.schemas.checks import nearest
+
+    own = {file.stem for file in Path(task_folder).expanduser().glob("**/*.yaml")} if task_folder else set()
+    own |= _scan_tasks(Path(task_folder).expanduser()) if task_folder else set()
+    names: list[str] = []
+    for task in tasks:
+        if task in own or (conf_dir() / "task" / f"{task}.yaml").is_file():
+            continue
+        names = names or sorted(own.union(task_names()))
+        if task not in names:
+            near = nearest(task, names)
+            hint = f"Did you mean: {near}?" if near else "See: recsysml list tasks."
+            raise ConfigError(f"tasks={task}: there is no such task. {hint}")
+
+
 def task_names() -> list[str]:
-    """Names of our own tasks (conf/tasks) and of lm_eval's.
+    """Names of our own tasks (conf/task) and of lm_eval's.
 
     lm_eval's own index takes seconds and imports torch; its files are read once, by line, and the names are kept in
     the cache folder for the installed version.
     """
-    own = {file.stem for file in (conf_dir() / "tasks").glob("**/*.yaml")}
+    own = {file.stem for file in (conf_dir() / "task").glob("**/*.yaml")}
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or spec.origin is None:
         return sorted(own)

@@ -78,11 +78,21 @@ def train(
 
 
 @app.command("eval", context_settings=LOOSE)
-def evaluate(overrides: Overrides = None, config_dir: ConfigDir = None, verbose: Verbose = False) -> int:
-    """Judge a checkpoint: checkpoint=last, a run directory or a path."""
-    from recsysml import launch
+def evaluate(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="Several: every combination of comma-separated values, one table.")
+    ] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="With -m: do finished jobs anew.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Let task files of your own run code.")] = False,
+    config_dir: ConfigDir = None,
+    verbose: Verbose = False,
+) -> int:
+    """Judge a checkpoint (checkpoint=last, a run directory or a path) or model=hf, by its own metrics or tasks=..."""
+    from recsysml import judging
 
-    return launch.evaluate(_command(overrides, config_dir, verbose))
+    command = _command(overrides, config_dir, verbose)
+    return judging.run(command, multirun=multirun, rerun=rerun, trust=trust)
 
 
 @app.command(context_settings=LOOSE)
@@ -168,15 +178,50 @@ def export(
         str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it must not hold anything yet.")],
+    index: Annotated[
+        str, typer.Option(metavar="[auto|flat|ivf|hnsw|ivf_pq]", help="A retriever's index; auto goes by its size.")
+    ] = "auto",
     verbose: Verbose = False,
 ) -> int:
-    """Write a language model as a Hugging Face folder."""
-    path = _checkpoint(checkpoint)
+    """Write a language model as a Hugging Face folder, a retriever as vectors, index and id map."""
+    path = _checkpoint(checkpoint, family=None)
+
+    from recsysml.runs import read_json
+
+    if "ids" in read_json(path / "checkpoint.json"):
+        from recsysml import recommending
+
+        print(recommending.export(path, folder, index))
+        return 0
 
     from recsysml import serving
 
     architecture = serving.export_folder(path, folder)
     print(f"wrote {folder} for transformers ({architecture})")
+    return 0
+
+
+@app.command()
+def recommend(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the data.", show_default=False)] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(metavar="ITEM,ITEM", help="A new user: what they turned to, oldest first.", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    verbose: Verbose = False,
+) -> int:
+    """The best items for a user, with scores and titles."""
+    path = _checkpoint(checkpoint, family="interactions")
+
+    from recsysml import recommending
+
+    names = [name.strip() for name in history.split(",") if name.strip()] if history else []
+    for line in recommending.lines(path, user, names, k):
+        print(line)
     return 0
 
 
@@ -266,11 +311,11 @@ def _command(overrides: list[str] | None, config_dir: Path | None, verbose: bool
     return Command(list(overrides or []), ["recsysml", *_argv], config_dir, verbose)
 
 
-def _checkpoint(name: str) -> Path:
+def _checkpoint(name: str, family: str | None = "text") -> Path:
     from recsysml.files import outputs_dir
     from recsysml.runs import resolve_checkpoint
 
-    path = resolve_checkpoint(name, outputs_dir(), family="text")
+    path = resolve_checkpoint(name, outputs_dir(), family=family)
     print(f"checkpoint: {path}", file=sys.stderr)
     return path
 

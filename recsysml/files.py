@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import recsysml
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write to a temporary neighbour, flush to disk, rename. A crash leaves the old file or the new one."""
@@ -35,6 +37,16 @@ def write_json(path: Path, value: Any) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def conf_dir() -> Path:
+    """Our YAML files: inside the installed package, else `conf/` beside pyproject.toml.
+
+    The package's own folder is asked, not the import system: an editable install leaves a stale copy of `conf/` in
+    site-packages, which must not win over the one being edited.
+    """
+    package = Path(recsysml.__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def cache_dir() -> Path:

@@ -29,7 +29,7 @@ def check_shape(text: str, config_dir: Path | None, sweep: bool) -> None:
     key, equals, value = text.partition("=")
     if text.startswith("-"):
         plain = key.lstrip("-").replace("-", "_")
-        option = nearest(key, ["--multirun", "--resume", "--config-dir", "--rerun", "--help", "--verbose"])
+        option = nearest(key, ["--multirun", "--resume", "--config-dir", "--rerun", "--trust", "--help", "--verbose"])
         if equals:
             raise ConfigError(f"{text}: overrides are written without dashes. Did you mean: {plain}={value}?")
         raise ConfigError(f"{key}: no such option. " + (f"Did you mean: {option}?" if option else "See -h."))

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recsysml import data, evals, lazy, models, trainers
+from recsysml import catalogue, data, evals, lazy, models, trainers
 from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
-from recsysml.errors import Interrupted
+from recsysml.errors import DataError, Interrupted
 from recsysml.results import Run
 from recsysml.runlog import logger
 from recsysml.schemas.run import RunConfig
@@ -29,9 +29,37 @@ def check(config: RunConfig) -> None:
 
     Raises ConfigError or DataError with the one line that mends it.
     """
-    importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+    if not config.tasks or "heldout" in config.tasks:  # other tasks bring their own text
+        importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+    if not config.tasks and getattr(config.trainer, "eval_tasks", []):
+        check_tasks(config.trainer.eval_tasks)
     if config.eval.kind in evals.CHECKS:
         lazy.resolve(evals.CHECKS[config.eval.kind])(config)
+
+
+def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool = False) -> None:
+    """Names, then definitions, then questions; those of lm_eval's catalogue are fetched here.
+
+    Raises ConfigError or DataError in one line. Without catalogue tasks it imports neither torch nor lm_eval.
+    """
+    from recsysml.data import task_files
+
+    catalogue.check_tasks(tasks, task_folder)
+    known = task_files.index(task_folder, trust=trust)
+    catalogued = [name for name in tasks if name not in known]
+    for name in tasks:
+        if name in known and not (name == "heldout" and known[name].own):
+            try:
+                task_files.locate(name, known[name])
+            except DataError:
+                if not (known[name].own and task_files.hub_reachable()):
+                    raise
+                catalogued.append(name)
+    if catalogued:
+        task_files.hub_reachable()  # so that its clients know before they are imported
+        from recsysml.evals import lm_harness
+
+        lm_harness.load(catalogued, task_folder=task_folder, trust=trust)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -46,6 +74,8 @@ def resolve(config: RunConfig) -> RunConfig:
     config.threads = config.threads or usable_cores()
     if hasattr(config.trainer, "precision"):
         config.trainer.precision = resolve_precision(config.trainer.precision, config.device)
+    if hasattr(config.trainer, "deterministic") and config.trainer.deterministic is None:
+        config.trainer.deterministic = config.device.startswith("cpu")
     if hasattr(config.model, "size"):
         module = models.KINDS[config.model.kind].partition(":")[0]
         config.model = lazy.resolve(f"{module}:resolve_size")(config.model, not config.device.startswith("cpu"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from recsysml import config as configs
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import outputs_dir
-from recsysml.reuse import check_tasks, find_run, merge, run_of, with_allowed
+from recsysml.reuse import find_run, run_of, with_allowed
 from recsysml.schemas.run import RunConfig
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def start(
     name: str,
     checkpoint: Path | None = None,
     parents: Sequence[str] = (),
+    sweep: str | None = None,
 ) -> int:
     """Check and resolve the config, make the run directory, do the job. Returns the exit code."""
     from recsysml import job
@@ -96,6 +97,7 @@ def start(
         config=job.to_dict(resolved),
         overrides=command.overrides,
         parents=parents,
+        sweep=sweep,
     )
     run.say(f"{name}: {run.path}")
     became = job.what_auto_became(config, resolved)
@@ -106,6 +108,11 @@ def start(
 
 def only_for_train(config: RunConfig) -> None:
     """Refuse what `train` would ignore, and an eval that it cannot end with."""
+    if config.model.kind == "hf":
+        raise ConfigError(
+            "model=hf is judged, not trained: recsysml eval model=hf model.path=... tasks=...; to train on from such a"
+            " folder: model=gpt2 model.init_from=..."
+        )
     if not getattr(config.eval, "after_training", True):
         raise ConfigError(f"eval={config.eval.kind} belongs to `recsysml eval`; `train` ends with the model's metrics.")
     for key in ("tasks", "limit", "num_fewshot"):
@@ -157,7 +164,9 @@ def show_metrics(run: Run) -> None:
     for name, entry in run.record["metrics"].items():
         error = f" ± {entry['stderr']:.4f}" if entry["stderr"] is not None else ""
         simple = f" (baseline {entry['baseline']:.4f})" if entry["baseline"] is not None else ""
-        print(f"{name} {entry['value']:.4f}{error}{simple}" if entry["value"] is not None else f"{name} has no value")
+        chance = ", which is within two standard errors of chance" if entry.get("at_chance") else ""
+        value = "has no value" if entry["value"] is None else f"{entry['value']:.4f}{error}{simple}{chance}"
+        print(f"{name} {value}")
 
 
 def resume(folder: str, command: Command) -> int:
@@ -186,25 +195,6 @@ def resume(folder: str, command: Command) -> int:
     run = Run.reopen(path)
     run.say(f"resumed: {path} (it was {record['status']})")
     return do(resolved, run, command)
-
-
-def evaluate(command: Command) -> int:
-    """Judge a checkpoint in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
-    asked = configs.compose(command.overrides, command.config_dir)
-    check_tasks(asked.tasks)  # before a checkpoint is looked for
-    for key in ("limit", "num_fewshot"):
-        if getattr(asked, key):
-            raise ConfigError(f"{key} belongs to tasks; without tasks the whole split is scored.")
-
-    from recsysml.runs import read_json, resolve_checkpoint
-
-    checkpoint = resolve_checkpoint(asked.checkpoint, outputs(asked), family=asked.eval.family)
-    home = checkpoint.resolve().parent.parent  # <run>/checkpoints/<step>
-    made_with = configs.read_run(home) if (home / "config.yaml").is_file() else None
-    model = read_json(checkpoint / "checkpoint.json")["model"]
-    config = merge(asked, made_with, model, command.overrides)
-    print(f"checkpoint: {checkpoint}")
-    return start(config, command, "eval", checkpoint, parents=[home.name] if made_with else [])
 
 
 # --- sweeps
@@ -286,7 +276,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # every process would run every job
         raise ConfigError("-m: a sweep runs in one process; under torchrun start its runs one by one.")
     with configs.hydra_at(command.config_dir) as hydra:
-        words, jobs, parallel = _expand(hydra, command)
+        words, jobs, parallel = expand(hydra, command)
         first = None
         planned = []
         for overrides in jobs:  # a mistake in the last job must not cost the first ones
@@ -326,7 +316,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
     return 0 if all(row["status"] == "ok" for row in content["jobs"]) else 1
 
 
-def _expand(hydra: Any, command: Command) -> tuple[list[str], list[list[str]], bool]:
+def expand(hydra: Any, command: Command) -> tuple[list[str], list[list[str]], bool]:
     """The overrides of the whole sweep, those of each job, and whether jobs run in parallel."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.types import RunMode

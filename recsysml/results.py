@@ -191,8 +191,11 @@ class Run:
         better: str,
         baseline: float | None = None,
         baselines: Mapping[str, float] | None = None,
+        **more: Any,
     ) -> None:
         """One final metric, named `split/[task/]metric[@k]`. better: "higher" or "lower". n: examples behind it.
+
+        more: what else is to be known of it, such as `at_chance`.
 
         A value that is not finite is recorded as null with the reason beside it, and said as a warning.
         """
@@ -204,6 +207,7 @@ class Run:
             "better": better,
             "baseline": _number(baseline),
             "baselines": {key: _number(item) for key, item in (baselines or {}).items()},
+            **strict(more),
         }
         if entry["value"] is None:
             entry["error"] = f"the value was {value}"

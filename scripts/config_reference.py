@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "recsysml" / "schemas"
 # file in schemas/ -> what its keys begin with on the command line
-PAGES = [("run", ""), ("models", "model."), ("data", "data."), ("trainers", "trainer."), ("evals", "eval.")]
+PAGES = [
+    ("run", ""),
+    ("models", "model."),
+    ("retrievers", "model."),
+    ("data", "data."),
+    ("trainers", "trainer."),
+    ("evals", "eval."),
+]
 HEAD = """# Config reference
 
 Made from the dataclasses in `recsysml/schemas/` by `make docs`; a test holds the two together.

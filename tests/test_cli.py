@@ -97,7 +97,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "models", "--config-dir", "nowhere"], "there is no such folder"),
         (["generate", "last", "--seed", "99999999999999999999"], "--seed"),
         (["eval", "tasks=arc_esy"], "Did you mean: arc_easy?"),
-        (["eval", "tasks=arc_easy,piqa"], "this version cannot run tasks"),
+        (["eval", "tasks=arc_easy,piqa"], "set RECSYSML_DATA to the folder that holds arc_easy/"),
+        (["eval", "eval=language", "tasks=piqa"], "runs no tasks"),
+        (["eval", "eval=lm_harness"], "name the tasks"),
+        (["eval", "--trust"], "belongs to tasks"),
+        (["eval", "tasks=heldout", "eval.batch_size=0"], "eval.batch_size=0"),
+        (["eval", "tasks=heldout", "eval.task_folder=nowhere"], "there is no such folder"),
+        (["eval", "tasks=heldout"], "no finished or interrupted train run"),
+        (["eval", "model=hf", "tasks=heldout"], "name a local folder"),
+        (["eval", "model=hf", "model.path=./nowhere", "tasks=heldout"], "there is no such folder"),
+        (["eval", "model=hf", "model.path=no/where", "tasks=heldout"], "which cannot be reached"),
+        (["train", "model=hf"], "model=hf is judged, not trained"),
+        (["train", "trainer.eval_tasks=[arc_esy]"], "Did you mean: arc_easy?"),
         (["eval", "limit=3"], "limit belongs to tasks"),
         (["eval"], "no finished or interrupted train run"),
         (["eval", "checkpoint=nowhere"], "nowhere"),
@@ -116,8 +127,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    argv: list[str], words: str, capsys: pytest.CaptureFixture[str], own_outputs: Path
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str], own_outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
     assert words in one_line_error(argv, capsys, own_outputs)
 
 

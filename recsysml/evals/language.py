@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from recsysml.data.tokenizers import Tokenizer, tokenizer_from_json
 from recsysml.engine import checkpoint, device
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
+from recsysml.engine.opening import open_model
 from recsysml.errors import ConfigError
 from recsysml.metrics import language as metrics
-from recsysml.models import KINDS as MODELS
-from recsysml.schemas import SCHEMAS
 
 # how much of a split the compressors of the baseline read: they are slow, and their rate settles long before
 _COMPRESSED_BYTES = 4_000_000
@@ -158,16 +157,6 @@ def with_tokenizer(split: TokenSplit, source: Tokenizer, target: Tokenizer) -> T
     ]
     block = encode_block(target, documents)
     return TokenSplit(block.tokens, split.n_bytes, block.unit_starts, block.unit_bytes, block.unit_ids)
-
-
-def open_model(described: dict[str, Any], tensors: dict[str, Tensor], where: Path) -> Any:
-    """The model a checkpoint's metadata describes, with its weights, in eval mode on the CPU."""
-    schema = lazy.resolve(SCHEMAS["model"][described["kind"]])
-    known = {field.name for field in fields(schema)}
-    config = schema(**{name: value for name, value in described["config"].items() if name in known})
-    model = lazy.resolve(MODELS[described["kind"]])(config, described["vocab_size"])
-    checkpoint.put_weights(model, tensors, where)
-    return model.eval()
 
 
 def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:

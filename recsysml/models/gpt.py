@@ -134,11 +134,11 @@ class GPT(nn.Module):
         """
         hidden, auxiliary = self._hidden(tokens)
         if targets is None:
-            return Output(None, None, self._logits(hidden))
+            return Output(None, None, self.unembed(hidden))
         if loss_chunk:
             entropy = softmax.chunked_cross_entropy(hidden, self._head_weight(), targets, self.vocab_size, loss_chunk)
         else:
-            entropy = softmax.cross_entropy(self._logits(hidden), targets)
+            entropy = softmax.cross_entropy(self.unembed(hidden), targets)
         return Output(entropy if auxiliary is None else entropy + auxiliary, entropy, None)
 
     def logits(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
@@ -147,37 +147,55 @@ class GPT(nn.Module):
         With a cache, `tokens` follow what it holds, and it grows by them.
         """
         hidden, _ = self._hidden(tokens, cache)
-        return self._logits(hidden[:, -1:] if last_only else hidden)
+        return self.unembed(hidden[:, -1:] if last_only else hidden)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """(B, T), (B, T) -> (B, T) fp32: nats each target costs, 0 where it is -100."""
         return softmax.token_losses(self.logits(tokens), targets)
 
+    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, C) after the last norm of rows in which several sequences share a beginning.
+
+        positions: (B, T), where each token stands in its own sequence, below `context_length` (T may be more).
+        mask: (B, 1, T, T), 0 where a token may look and -inf elsewhere. Without both, ordinary rows.
+        """
+        return self._hidden(tokens, positions=positions, mask=mask)[0]
+
     def new_cache(self, batch: int = 1) -> KVCache:
         """An empty cache for `batch` sequences of up to `context_length` tokens."""
         return KVCache(self.n_layers, batch, self.n_kv_heads, self.context_length, self.width // self.n_heads)
 
-    def _hidden(self, tokens: Tensor, cache: KVCache | None = None) -> tuple[Tensor, Tensor | None]:
+    def _hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, T) -> (B, T, C) after the last norm, and the sum of the routers' losses."""
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
-        if end > self.context_length:
+        if positions is None and end > self.context_length:
             raise ValueError(
                 f"{end} tokens, and the context is {self.context_length}: cut them or use a longer context"
             )
         x = self.token_embedding(tokens)  # (B, T, C)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start:end]
+            table = self.position_embedding.weight
+            x = x + (table[start:end] if positions is None else F.embedding(positions, table))
         rope = None
         if self.rope_cos is not None and self.rope_sin is not None:
             rope = (self.rope_cos[start:end], self.rope_sin[start:end])  # (T, D/2) each
+            if positions is not None:
+                rope = (self.rope_cos[positions].unsqueeze(1), self.rope_sin[positions].unsqueeze(1))  # (B, 1, T, D/2)
         x = F.dropout(x, self.config.dropout, self.training)
         auxiliary = None
         for layer, block in enumerate(self.blocks):
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
                 x, extra = checkpoint(block, x, rope, use_reentrant=False)
             else:
-                x, extra = block(x, rope, cache, layer)
+                x, extra = block(x, rope, cache, layer, mask)
             if extra is not None:
                 auxiliary = extra if auxiliary is None else auxiliary + extra
         if cache is not None:
@@ -187,8 +205,11 @@ class GPT(nn.Module):
     def _head_weight(self) -> Tensor:
         return self.token_embedding.weight if self.head is None else self.head.weight
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, vocab_size) fp32. The product is padded, its result cut: exact, and quick."""
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., C) -> logits (..., vocab_size) fp32.
+
+        The product is padded, its result cut: exact, and quick.
+        """
         return F.linear(hidden, self._head_weight())[..., : self.vocab_size].float()
 
     def hidden_matrices(self) -> list[nn.Parameter]:

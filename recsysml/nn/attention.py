@@ -76,9 +76,17 @@ class CausalSelfAttention(nn.Module):
         self.key_norm = nn.RMSNorm(self.head_width, eps=EPSILON) if qk_norm else None
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, cache: KVCache | None = None, layer: int = 0
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). `rope` holds the tables' T rows of these positions; `cache` those before them."""
+        """x (B, T, C) -> (B, T, C). `rope` holds the tables' T rows of these positions; `cache` those before them.
+
+        `mask` (B, 1, T, T), 0 where a query may look and -inf elsewhere, stands in for the causal one.
+        """
         batch, length, width = x.shape
         q = self.query(x).view(batch, length, self.n_heads, self.head_width).transpose(1, 2)  # (B, H, T, D)
         k = self.key(x).view(batch, length, self.n_kv_heads, self.head_width).transpose(1, 2)  # (B, Hkv, T, D)
@@ -92,21 +100,26 @@ class CausalSelfAttention(nn.Module):
         q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = attend(q, k, v, self.backend, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, self.backend, self.dropout if self.training else 0.0, mask)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", dropout: float = 0.0, mask: Tensor | None = None
+) -> Tensor:
     """Causal attention of q (B, H, T, D) on k, v (B, Hkv, S, D), S >= T, -> (B, H, T, D).
 
-    The last T keys are the queries' own positions. auto is SDPA (flash attention) on accelerators and from 2,048
-    positions on, and explicit matrix products on a CPU below that, where they are faster: the queries are cut in up to
-    four blocks of 128 or more, so that most of the products above the diagonal are never formed.
+    The last T keys are the queries' own positions. A `mask` (B, 1, T, S) to be added replaces the causal one.
+    auto is SDPA (flash attention) on accelerators and from 2,048 positions on, and explicit matrix products on a CPU
+    below that, where they are faster: the queries are cut in up to four blocks of 128 or more, so that most of the
+    products above the diagonal are never formed.
     """
     length, keys = q.shape[2], k.shape[2]
     if backend == "auto":
         backend = "matmul" if q.device.type == "cpu" and keys < 2048 else "sdpa"
     grouped = k.shape[1] != q.shape[1]
+    if backend == "sdpa" and mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, mask.to(q.dtype), dropout, enable_gqa=grouped)
     if backend == "sdpa":
         # is_causal lines queries up with the FIRST keys, which is wrong behind a cache: one query needs no mask at
         # all, several need theirs spelt out
@@ -119,6 +132,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", dropout: floa
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     q = q * (1 / math.sqrt(q.shape[-1]))
+    if mask is not None:
+        weights = F.dropout((q @ k.transpose(2, 3) + mask).softmax(dim=-1), dropout, training=dropout > 0)
+        return weights.to(v.dtype) @ v
     n_blocks = max(1, min(4, length // 128))
     bounds = [length * i // n_blocks for i in range(n_blocks + 1)]
     blocks = []

@@ -24,10 +24,16 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None, cache: KVCache | None = None, layer: int = 0
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, T, C) -> (B, T, C), and the router's auxiliary loss (a scalar; None without a mixture of experts)."""
-        x = x + F.dropout(self.attention(self.attention_norm(x), rope, cache, layer), self.dropout, self.training)
+        attended = self.attention(self.attention_norm(x), rope, cache, layer, mask)
+        x = x + F.dropout(attended, self.dropout, self.training)
         if isinstance(self.mlp, MoE):
             y, auxiliary = self.mlp(self.mlp_norm(x))
         else:

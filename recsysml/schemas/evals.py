@@ -29,6 +29,67 @@ class LanguageEvalConfig:
         at_least("eval.batch_size", self.batch_size, 1)
 
 
+# what a retriever is always compared with; each is a model of its own
+BASELINES = ("popularity", "recent_popularity", "seq_knn", "ease")
+
+
+@dataclass
+class RetrievalEvalConfig:
+    """Ranks on the full catalogue of what users turned to next, beside simple methods."""
+
+    family: ClassVar[str] = "interactions"
+    headline: ClassVar[tuple[str, ...]] = ("val/ndcg@20", "val/recall@20")
+
+    kind: str = "retrieval"
+    # val or test
+    split: str = "test"
+    # lengths of the lists that are judged; the first also by popularity decile and history length
+    ks: list[int] = field(default_factory=lambda: [20, 10])
+    # the methods run beside the model: popularity is `baseline`, the others are `baselines`
+    baselines: list[str] = field(default_factory=lambda: list(BASELINES))
+    # users scored at once
+    batch_size: int = 256
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        at_least("eval.batch_size", self.batch_size, 1)
+        if not self.ks or len(set(self.ks)) < len(self.ks):
+            raise ConfigError(f"eval.ks={self.ks}: give one or more lengths of a list, each once.")
+        for k in self.ks:
+            at_least("eval.ks", k, 1)
+        for name in self.baselines:
+            one_of("eval.baselines", name, BASELINES)
+
+
+@dataclass
+class LMHarnessEvalConfig:
+    """Tasks of lm_eval, from local files or its own catalogue, on any language model."""
+
+    family: ClassVar[str] = "text"
+    headline: ClassVar[tuple[str, ...]] = ()  # what the tasks give; the table of a sweep shows all of it
+    # training asks tasks by trainer.eval_tasks
+    after_training: ClassVar[bool] = False
+
+    kind: str = "lm_harness"
+    # questions scored at once; auto is as many as suit the device
+    batch_size: int | str = "auto"
+    # fp32, or bf16 (faster; log-likelihoods are off by up to 0.1)
+    precision: str = "fp32"
+    # answers are kept by model and task; false asks the model anew
+    use_cache: bool = True
+    # a folder with task YAML of your own, looked at first; null is `task/` in --config-dir, where there is one
+    task_folder: str | None = None
+    # whether tasks of that folder may run code (the same as --trust)
+    trust: bool = False
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ConfigError(f"eval.batch_size={self.batch_size}: it must be auto or a whole number from 1 on.")
+        one_of("eval.precision", self.precision, ("fp32", "bf16"))
+
+
 @dataclass
 class ContaminationEvalConfig:
     """How many of a task's questions stand in a run's training text, and its scores with and without them."""

@@ -115,3 +115,21 @@ class GPTConfig:
             fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
             return f"model.n_kv_heads={self.n_kv_heads} does not divide model.n_heads={heads}: use one of {fits}"
         return None
+
+
+@dataclass
+class HFConfig:
+    """A causal language model of `transformers`, to be judged by tasks; it is not trained here."""
+
+    accepts: ClassVar[str] = "text"
+    trainers: ClassVar[tuple[str, ...]] = ("language",)
+    trained_elsewhere: ClassVar[bool] = True
+
+    kind: str = "hf"
+    # a label of the YAML; hf stands for the last part of `path`
+    name: str = "hf"
+    # a local folder, or a name on the Hugging Face hub
+    path: str | None = None
+
+    def validate(self) -> None:
+        """Nothing can be wrong before `path` is looked for, which `eval` does."""

@@ -94,6 +94,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         world_size=world.size,
     )
 
+    ask = _tasks(config, model, data, machine) if settings.eval_tasks and world.main else None
+
     def loss(forward: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         output = forward(tokens, targets, loss_chunk=settings.loss_chunk)
         values = {"train/loss": output.cross_entropy}
@@ -105,7 +107,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         score = _score(model, data, "val", config, machine, world)
         if world.main and settings.sample_tokens > 0:
             run.sample(step, sample(model, data, settings.sample_prompt, settings.sample_tokens, config.seed))
-        return score.values("val")
+        asked = {metric.name: metric.value for metric in ask()[0].metrics} if ask is not None else {}
+        return score.values("val") | asked
 
     fitted = fit(
         model,
@@ -141,6 +144,19 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     scores = {name: _score(model, data, name, config, machine, world) for name in scored}
     if world.main:
         _report(run, scores, data, fitted)
+        if ask is not None:
+            from recsysml.evals import lm_harness
+
+            judged, tasks = ask()
+            lm_harness.record(run, judged)
+            run.record["data"]["tasks"] = lm_harness.describe(judged, tasks)
+
+
+def _tasks(config: RunConfig, model: Any, data: TokenData, machine: Machine) -> Any:
+    """What asks the tasks of `trainer.eval_tasks`; lm_eval is imported only for them."""
+    from recsysml.evals import lm_harness
+
+    return lm_harness.during_training(config, model, data, machine)
 
 
 def _score(model: Any, data: TokenData, split: str, config: RunConfig, machine: Machine, world: World) -> evals.Score:

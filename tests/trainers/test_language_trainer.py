@@ -305,3 +305,20 @@ def test_divergence_names_windows_and_the_last_good_checkpoint(text, tmp_path):
     (path,) = (tmp_path / "train").iterdir()
     assert results(path)["run"]["status"] == "failed"
     assert "learning rate" in results(path)["run"]["error"]
+
+
+def test_tasks_on_the_way_leave_the_losses_as_they_were(text, tmp_path, monkeypatch):
+    questions = tmp_path / "data" / "arc_easy"
+    questions.mkdir(parents=True)
+    rows = [{"query": f"Question: how {WORDS[i]}?", "choices": WORDS[i : i + 4], "gold": i % 4} for i in range(9)]
+    (questions / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path / "data"))
+    plain = train(configure(text), tmp_path / "one")
+    asked = train(configure(text, eval_tasks=["arc_easy"], eval_tasks_limit=7), tmp_path / "two")
+    without = [{k: v for k, v in row.items() if not k.startswith("lm/")} for row in lines(asked)]
+    assert without == lines(plain)
+    rows = [row for row in lines(asked) if "lm/arc_easy/acc_norm" in row]
+    assert [row["step"] for row in rows] == [0, 3, 6, 8]
+    metric = results(asked)["metrics"]["lm/arc_easy/acc"]
+    assert (metric["n"], metric["baseline"]) == (7, 0.25)
+    assert results(asked)["data"]["tasks"]["arc_easy"]["num_fewshot"] == 0

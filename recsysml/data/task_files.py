@@ -1,0 +1,169 @@
+"""Task definitions of lm_eval in YAML, read before anything is loaded: found, checked, their data files located.
+
+lm_eval itself passes over a file that it cannot read and runs the code that one names. Here a broken file is named
+with its line, and code in a user's folder is refused unless it is trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recsysml.data import questions
+from recsysml.data.download import reachable
+from recsysml.errors import ConfigError, DataError
+from recsysml.files import conf_dir, data_dir
+
+# local formats of the `datasets` library: their files are ours to find
+_LOCAL = ("json", "csv", "parquet", "text")
+_TRAINING = ("training_split", "fewshot_split")
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task or group as its YAML says, `include` followed; functions are left as their names."""
+
+    path: Path
+    content: dict[str, Any]
+    own: bool  # one of ours, not the user's
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a local task is told beside its YAML, and where its questions come from."""
+
+    overrides: dict[str, Any]  # dataset_kwargs with absolute paths, splits that are not there set to None
+    sources: dict[str, str]  # original file -> sha256
+    notes: list[str]
+
+
+class _Reader(yaml.SafeLoader):
+    """Safe YAML in which `!function x` is the text `x`."""
+
+
+_Reader.add_constructor("!function", lambda loader, node: f"!function {node.value}")
+
+
+def folders(task_folder: str | None) -> list[Path]:
+    """Ours, then the user's, whose tasks replace ours of the same name. Raises ConfigError if it is not there."""
+    own = conf_dir() / "task"
+    if task_folder is None:
+        return [own]
+    path = Path(task_folder).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"eval.task_folder={task_folder}: there is no such folder.")
+    return [own, path.resolve()]
+
+
+def index(task_folder: str | None = None, *, trust: bool = False) -> dict[str, TaskFile]:
+    """Every task and group by name. Raises ConfigError for a file that is broken or holds code that is not trusted."""
+    found: dict[str, TaskFile] = {}
+    own = conf_dir() / "task"
+    for folder in folders(task_folder):
+        for path in sorted(folder.glob("**/*.yaml")):
+            content = read(path)
+            name = content.get("task") if isinstance(content.get("task"), str) else content.get("group")
+            if not isinstance(name, str):
+                continue  # a part that others include
+            if folder != own and not trust:
+                _refuse_code(path, content)
+            found[name] = TaskFile(path, content, folder == own)
+    return found
+
+
+def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file with what it includes. Raises ConfigError with the line of what is broken."""
+    if path in seen:
+        raise ConfigError(f"{path}: it includes itself.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Reader)  # safe: see _Reader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path} line {line}: {error.problem}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} line 1: it holds no table of keys.")
+    includes = content.pop("include", [])
+    merged: dict[str, Any] = {}
+    for name in includes if isinstance(includes, list) else [includes]:
+        merged |= read((path.parent / str(name)).resolve(), (*seen, path))
+    return merged | content
+
+
+def _refuse_code(path: Path, content: dict[str, Any]) -> None:
+    for text in _texts(content):
+        if text.startswith("!function "):
+            raise ConfigError(f"{path}: it runs code ({text}); if you trust it, add --trust.")
+        if "{" in text and re.search(r"__|\battr\b", text):  # Jinja templates can reach Python's own objects
+            raise ConfigError(f"{path}: a template reaches into Python ({text:.60}); if you trust it, add --trust.")
+    if "class" in content:
+        raise ConfigError(f"{path}: it is a task in Python (class); if you trust it, add --trust.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(item)
+
+
+def locate(name: str, file: TaskFile) -> Located | None:
+    """Where the data files of a local task lie; None for a task whose data come from the hub.
+
+    Relative names are looked for beside the YAML, among converted questions, in the working directory and in
+    `$RECSYSML_DATA`. A training split may be missing: few-shot examples then come from the questions themselves.
+    Raises DataError that names what is missing.
+    """
+    content = file.content
+    kwargs = content.get("dataset_kwargs") or {}
+    if content.get("dataset_path") not in _LOCAL or "data_files" not in kwargs:
+        return None
+    files = kwargs["data_files"]
+    files = dict(files) if isinstance(files, dict) else {"train": files}
+    converted = questions.find(name)
+    root = data_dir()
+    beside = [file.path.parent, Path.cwd(), *([root] if root else [])]
+    found: dict[str, str | list[str]] = {}
+    missing: dict[str, str] = {}
+    for split, names in files.items():
+        if converted and split in converted.files:
+            found[split] = str(converted.files[split])
+            continue
+        paths = [_first(beside, str(part)) for part in (names if isinstance(names, list) else [names])]
+        if None in paths:
+            missing[split] = str(names)
+        else:
+            found[split] = [str(path) for path in paths] if len(paths) > 1 else str(paths[0])
+    splits = {key: content.get(key) for key in ("test_split", "validation_split", *_TRAINING)}
+    asked = splits["test_split"] or splits["validation_split"]
+    if asked not in found:
+        where = f"under {root}" if root else "(RECSYSML_DATA is not set)"
+        raise DataError(
+            f"tasks={name}: its questions, {missing.get(str(asked), asked)}, are neither beside {file.path.name} nor in"
+            f" the working directory nor {where}; set RECSYSML_DATA to the folder that holds {name}/"
+        )
+    gone: dict[str, Any] = {key: None for key, split in splits.items() if split is not None and split not in found}
+    overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
+    return Located(overrides, converted.sources if converted else {}, converted.notes if converted else [])
+
+
+def _first(roots: Sequence[Path], name: str) -> Path | None:
+    return next((path for root in roots if (path := (root / name).resolve()).is_file()), None)
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers. If not, its clients are told so, or they try for minutes."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    if offline or not reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return False
+    return True

@@ -1,0 +1,223 @@
+"""Log-likelihoods of continuations: what multiple-choice questions are answered with.
+
+The answers of one question begin alike. They are scored in one row: the common beginning once, then every answer's
+rest, each seeing the beginning and itself alone and standing at the position it would have in a row of its own. The
+numbers are those of separate rows up to rounding; the work is several times less, and the head is applied only where
+a token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# numbers of the logits formed at once: 256 MiB
+_LOGITS_AT_ONCE = 1 << 26
+# tokens in a batch where no size is asked for: enough to keep the device busy
+_AUTO_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 65536}
+# a question with more tokens than this is scored answer by answer: a row costs the square of its length in attention
+_LONGEST_ROW = 4096
+
+
+class Scorable(Protocol):
+    """A causal model as far as scoring must know it."""
+
+    context_length: int
+
+    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, T) -> hidden states (B, T, C)."""
+        ...
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """(N, C) -> logits (N, V) fp32."""
+        ...
+
+
+class Request(NamedTuple):
+    """Token ids that are given, those that are scored, and the question the two belong to."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+    question: Hashable
+
+
+class LogLikelihood(NamedTuple):
+    nats: float  # log p(continuation | context), at most 0
+    greedy: bool  # whether each token of the continuation was the likeliest
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Requests in one sequence of tokens. Branch 0 is the common beginning, branch k what the k-th request adds."""
+
+    tokens: np.ndarray  # (T,)
+    positions: np.ndarray  # (T,)
+    branches: np.ndarray  # (T,)
+    requests: np.ndarray  # (N,) which request each target belongs to
+    sources: np.ndarray  # (N,) where in the row each target is predicted
+    targets: np.ndarray  # (N,)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Scorable,
+    requests: Sequence[Request],
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+    share: bool = True,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    done: Callable[[int], None] = lambda requests: None,
+) -> list[LogLikelihood]:
+    """Score every request; the model is in eval mode and on `device`.
+
+    What is too long loses tokens of its context from the left, as in lm_eval's Hugging Face model: the last
+    `context_length` + 1 tokens are kept. A continuation longer than the context is scored in pieces of that length,
+    each behind what comes before it (lm_eval gives up there). batch_size: questions at once; None is as many as suit
+    the device, fewer where its memory does not suffice. share: whether the model takes rows with a mask (`packed`).
+    `done` hears of every batch how many requests were scored.
+    Raises ValueError for an empty continuation.
+    """
+    nats = np.zeros(len(requests))
+    greedy = np.ones(len(requests), dtype=bool)
+    rows = sorted(_rows(requests, model.context_length, share), key=lambda row: -len(row.tokens))
+
+    def score(batch: list[_Row]) -> None:
+        try:
+            with autocast():
+                found, equal = _score_batch(model, batch, device)
+        except torch.OutOfMemoryError:
+            if batch_size is not None or len(batch) == 1:
+                raise
+            half = len(batch) // 2
+            score(batch[:half])
+            score(batch[half:])
+            return
+        owners = np.concatenate([row.requests for row in batch])
+        np.add.at(nats, owners, found)
+        np.logical_and.at(greedy, owners, equal)
+        done(len(np.unique(owners)))
+
+    for batch in _batches(rows, batch_size, _AUTO_TOKENS.get(device.type, 4096)):
+        score(batch)
+    return [LogLikelihood(float(value), bool(flag)) for value, flag in zip(nats, greedy, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The whole of a request, or the part of its continuation that fits into the context."""
+
+    owner: int  # the request
+    inputs: np.ndarray  # (T,)
+    targets: np.ndarray  # (N,) predicted by the last N inputs
+
+
+def _rows(requests: Sequence[Request], context_length: int, share: bool) -> Iterator[_Row]:
+    questions: dict[Hashable, list[_Piece]] = {}
+    for number, (context, continuation, question) in enumerate(requests):
+        if not continuation:
+            raise ValueError("an empty continuation cannot be scored")
+        for start in range(0, len(continuation), context_length):
+            wanted = continuation[start : start + context_length]
+            ids = np.array([*context, *continuation[:start], *wanted], dtype=np.int64)[-(context_length + 1) :]
+            piece = _Piece(number, ids[:-1], ids[len(ids) - len(wanted) :])
+            alone = not share or len(continuation) > context_length
+            questions.setdefault((number, start) if alone else (question,), []).append(piece)
+    for pieces in questions.values():
+        row = _row(pieces)
+        if len(row.tokens) <= _LONGEST_ROW or len(pieces) == 1:
+            yield row
+        else:
+            yield from (_row([piece]) for piece in pieces)
+
+
+def _row(pieces: list[_Piece]) -> _Row:
+    shared = _common_beginning([piece.inputs for piece in pieces])
+    tokens, positions = [pieces[0].inputs[:shared]], [np.arange(shared)]
+    branches = [np.zeros(shared, dtype=np.int64)]
+    owners, sources, targets = [], [], []
+    start = shared  # where the next branch begins in the row
+    for branch, piece in enumerate(pieces, start=1):
+        length, wanted = len(piece.inputs), len(piece.targets)
+        at = np.arange(length - wanted, length)  # the inputs that predict the targets
+        sources.append(np.where(at < shared, at, at - shared + start))
+        targets.append(piece.targets)
+        owners.append(np.full(wanted, piece.owner))
+        tokens.append(piece.inputs[shared:])
+        positions.append(np.arange(shared, length))
+        branches.append(np.full(length - shared, branch))
+        start += length - shared
+    return _Row(*(np.concatenate(parts) for parts in (tokens, positions, branches, owners, sources, targets)))
+
+
+def _common_beginning(sequences: list[np.ndarray]) -> int:
+    """How many first tokens all have in common."""
+    first, length = sequences[0], min(map(len, sequences))
+    for other in sequences[1:]:
+        different = np.flatnonzero(first[:length] != other[:length])
+        length = int(different[0]) if len(different) else length
+    return length
+
+
+def _batches(rows: list[_Row], batch_size: int | None, tokens: int) -> Iterator[list[_Row]]:
+    """Rows come longest first, so the first of a batch says what each of its rows costs, padding included."""
+    start = 0
+    while start < len(rows):
+        size = batch_size or max(1, tokens // len(rows[start].tokens))
+        yield rows[start : start + size]
+        start += size
+
+
+def _score_batch(model: Scorable, rows: list[_Row], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) nats and (N,) whether it was the likeliest, of every target of every row, in order."""
+    length = len(rows[0].tokens)
+    shape = (len(rows), length)
+    tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    branches = np.full(shape, -1)  # padding sees padding alone
+    for i, row in enumerate(rows):
+        n = len(row.tokens)
+        tokens[i, :n], positions[i, :n], branches[i, :n] = row.tokens, row.positions, row.branches
+    inputs = torch.from_numpy(tokens).to(device)
+    if all(row.branches[-1] <= 1 and row.requests[0] == row.requests[-1] for row in rows):
+        hidden = model.packed(inputs)  # one request a row: padding on the right, the causal mask does
+    else:
+        mask = _mask(torch.from_numpy(branches).to(device))
+        hidden = model.packed(inputs, torch.from_numpy(positions).to(device), mask)
+    flat = np.concatenate([row.sources + i * length for i, row in enumerate(rows)])
+    sources, inverse = np.unique(flat, return_inverse=True)  # answers share the token before their first one
+    targets = torch.from_numpy(np.concatenate([row.targets for row in rows])).to(device)
+    return _of_targets(model, hidden.flatten(0, 1)[torch.from_numpy(sources).to(device)], inverse, targets)
+
+
+def _mask(branches: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, T): a token sees earlier ones of its own branch and of the beginning, and itself."""
+    length = branches.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
+    own = branches.unsqueeze(2) == branches.unsqueeze(1)  # (B, T, T)
+    allowed = causal & (own | (branches == 0).unsqueeze(1))
+    return torch.zeros(allowed.shape, device=branches.device).masked_fill_(~allowed, -torch.inf).unsqueeze(1)
+
+
+def _of_targets(model: Scorable, hidden: Tensor, inverse: np.ndarray, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """hidden (U, C) at the places that predict; target n is predicted at place inverse[n]."""
+    order = np.argsort(inverse, kind="stable")
+    nats, greedy = np.empty(len(inverse)), np.empty(len(inverse), dtype=bool)
+    step, start = 1, 0
+    while start < len(hidden):
+        logits = model.unembed(hidden[start : start + step]).float()  # (S, V)
+        low, high = np.searchsorted(inverse[order], (start, start + len(logits)))
+        chosen = order[low:high]
+        place = torch.from_numpy(inverse[chosen] - start).to(logits.device)
+        wanted = targets[torch.from_numpy(chosen).to(logits.device)]
+        value = logits[place, wanted] - torch.logsumexp(logits, dim=-1)[place]
+        nats[chosen] = value.double().cpu().numpy()
+        greedy[chosen] = (logits.argmax(dim=-1)[place] == wanted).cpu().numpy()
+        start += len(logits)
+        step = max(1, _LOGITS_AT_ONCE // logits.shape[1])
+    return nats, greedy

@@ -1,0 +1,111 @@
+"""Scoring HellaSwag: our adapter against lm_eval's own Hugging Face model, the same GPT-2-shaped weights, one process.
+
+    python scripts/bench/scoring.py [--questions 500] [--threads 2] [--model small]
+
+Needs $RECSYSML_DATA with HellaSwag, GPT-2's vocabulary, and the packages of the `dev` extra. The weights are random:
+what is measured is the work, and whether both give the same numbers. Pieces of 20 questions are scored in turn by
+each, so that what disturbs the machine disturbs all alike; the ratio is that of the summed times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PIECE = 20
+
+
+def weights(folder: Path, size: str) -> None:
+    """GPT-2 with random weights, large enough that the answers differ, as a folder that transformers reads."""
+    from recsysml.data.tokenizers import gpt2_tokenizer
+    from recsysml.models.gpt import GPT
+    from recsysml.models.hf_gpt2 import save_hf_folder
+    from recsysml.schemas.models import GPTConfig
+
+    torch.manual_seed(0)
+    tokenizer = gpt2_tokenizer()
+    model = GPT(GPTConfig(size=size), tokenizer.vocab_size)
+    save_hf_folder(model, folder, tokenizer)
+
+
+def measure(questions: int, threads: int | None, size: str, batch_size: int = 16) -> dict[str, Any]:
+    """Questions a second of each, the largest difference in log-likelihood, and whether the answers are the same."""
+    from lm_eval.models.huggingface import HFLM
+
+    from recsysml.data.tokenizers import gpt2_tokenizer
+    from recsysml.engine import device, opening
+    from recsysml.engine.answering import Answerer
+    from recsysml.evals import lm_harness
+    from recsysml.models.hf_gpt2 import load_hf_folder
+
+    machine = device.prepare("cpu", "fp32", threads=threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        weights(folder, size)
+        theirs = HFLM(pretrained=str(folder), device="cpu", batch_size=batch_size, dtype="float32")
+        own = opening.wrap(load_hf_folder(folder)[0].eval(), gpt2_tokenizer(), "own", "gpt", "")
+        wrapped = opening.open_language_model(folder)
+    half = device.Machine(machine.device, "bf16")
+    contenders: dict[str, Callable[[list[Any]], list[tuple[float, bool]]]] = {
+        "harness": lambda requests: theirs.loglikelihood(requests, disable_tqdm=True),
+        "ours": lm_harness.LanguageModel(Answerer(own, machine, use_cache=False)).loglikelihood,
+        "ours, bf16": lm_harness.LanguageModel(Answerer(own, half, use_cache=False)).loglikelihood,
+        "model=hf": lm_harness.LanguageModel(Answerer(wrapped, machine, use_cache=False)).loglikelihood,
+    }
+    task = lm_harness.load(["hellaswag"]).tasks["hellaswag"]
+    task.build_all_requests(limit=questions)
+    requests = task.instances
+    for ask in contenders.values():
+        ask(requests[:8])
+    seconds = dict.fromkeys(contenders, 0.0)
+    nats: dict[str, list[float]] = {name: [] for name in contenders}
+    for start in range(0, len(requests), 4 * PIECE):
+        piece = requests[start : start + 4 * PIECE]
+        for name, ask in contenders.items():
+            began = time.perf_counter()
+            answers = ask(piece)
+            seconds[name] += time.perf_counter() - began
+            nats[name] += [value for value, _ in answers]
+    expected = np.array(nats["harness"]).reshape(-1, 4)
+    rows = {}
+    for name in contenders:
+        found = np.array(nats[name]).reshape(-1, 4)
+        rows[name] = {
+            "questions_per_second": len(expected) / seconds[name],
+            "ratio": seconds["harness"] / seconds[name],
+            "largest_difference": float(abs(found - expected).max()),
+            "same_argmax": float((found.argmax(1) == expected.argmax(1)).mean()),
+        }
+    return {"questions": len(expected), "threads": torch.get_num_threads(), "size": size, "contenders": rows}
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['questions']} HellaSwag questions, {result['size']}, {result['threads']} threads")
+    for name, row in result["contenders"].items():
+        print(
+            f"  {name:<12}{row['questions_per_second']:8.2f} questions/s{row['ratio']:8.2f}x   largest difference"
+            f" {row['largest_difference']:.1e}, same answer {row['same_argmax']:.1%}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--model", default="small", help="nano, micro, small, ...")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments.questions, arguments.threads, arguments.model)
+    print(json.dumps(result, indent=1)) if arguments.json else show(result)
+
+
+if __name__ == "__main__":
+    main()

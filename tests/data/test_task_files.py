@@ -1,0 +1,78 @@
+"""Task YAML of a user: broken files by line, code refused, data files found."""
+
+from __future__ import annotations
+
+import pytest
+
+from recsysml.data import task_files
+from recsysml.errors import ConfigError, DataError
+
+LOCAL = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {train: t.jsonl, test: rows.jsonl}}\n"
+SPLITS = "training_split: train\ntest_split: test\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
+    path = tmp_path / "own"
+    path.mkdir()
+    return path
+
+
+def test_ours_are_there():
+    assert {"arc_easy", "piqa", "hellaswag", "heldout", "gsm8k_local"} <= set(task_files.index())
+    assert all(file.own for file in task_files.index().values())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task: mine\nmetric_list: [a\nb: c\n", "mine.yaml line 3"),
+        ("- a\n", "no table of keys"),
+        ("task: mine\ninclude: mine.yaml\n", "includes itself"),
+        ("task: mine\ninclude: gone.yaml\n", "cannot be read"),
+        ("task: mine\nmetric_list:\n  - metric: !function utils.f\n", "runs code"),
+        ("task: mine\ninclude: part.inc\n", "runs code"),
+        ("task: mine\nclass: !function utils.T\n", "runs code"),
+        ("task: mine\ndoc_to_text: \"{{ ''.__class__ }}\"\n", "reaches into Python"),
+        ("task: mine\nx: !!python/object/apply:os.system ['true']\n", "mine.yaml line 2"),
+    ],
+)
+def test_a_file_that_is_broken_or_runs_code(folder, text, words):
+    (folder / "mine.yaml").write_text(text)
+    (folder / "part.inc").write_text("process_docs: !function utils.f\n")
+    with pytest.raises(ConfigError, match=words):
+        task_files.index(str(folder))
+
+
+def test_code_that_is_trusted(folder):
+    (folder / "mine.yaml").write_text("task: mine\nprocess_docs: !function utils.f\n")
+    assert task_files.index(str(folder), trust=True)["mine"].content["process_docs"] == "!function utils.f"
+
+
+def test_a_users_task_replaces_ours(folder):
+    (folder / "a.yaml").write_text("task: piqa\n")
+    assert not task_files.index(str(folder))["piqa"].own
+
+
+def test_data_files_are_found_beside_the_yaml_and_under_the_data_folder(folder, tmp_path, monkeypatch):
+    (folder / "mine.yaml").write_text(LOCAL + SPLITS)
+    file = task_files.index(str(folder))["mine"]
+    with pytest.raises(DataError, match=r"tasks=mine: its questions, rows.jsonl, are neither beside mine.yaml"):
+        task_files.locate("mine", file)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
+    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path / "data"))
+    found = task_files.locate("mine", file)
+    assert found.overrides["dataset_kwargs"]["data_files"] == {"test": str(tmp_path / "data" / "rows.jsonl")}
+    assert found.overrides["training_split"] is None  # the training file is nowhere
+    (folder / "rows.jsonl").write_text("{}\n")
+    (folder / "t.jsonl").write_text("{}\n")
+    found = task_files.locate("mine", file)
+    assert found.overrides["dataset_kwargs"]["data_files"]["test"] == str(folder / "rows.jsonl")
+    assert "training_split" not in found.overrides
+
+
+def test_a_task_of_the_hub_has_no_local_files(folder):
+    (folder / "mine.yaml").write_text("task: mine\ndataset_path: some/where\n")
+    assert task_files.locate("mine", task_files.index(str(folder))["mine"]) is None

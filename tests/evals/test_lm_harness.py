@@ -1,0 +1,241 @@
+"""lm_eval's tasks on our models, against lm_eval's own evaluator, its own Hugging Face model and its own task files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import lm_eval
+import numpy as np
+import pytest
+import torch
+import transformers
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from recsysml.data.tokenizers import train_bpe
+from recsysml.engine import opening
+from recsysml.engine.answering import Answerer, windows
+from recsysml.engine.device import Machine
+from recsysml.evals import lm_harness
+from recsysml.files import data_dir
+from recsysml.models import hf_tokenizer
+
+CPU = Machine(torch.device("cpu"), "fp32")
+TEXT = "the cat sat on the mat and the dog ran to the cat while a bird sang of rain and 12 apples\n" * 30
+needs_data = pytest.mark.skipif(
+    not (data_dir() and (data_dir() / "hellaswag").is_dir()), reason="RECSYSML_DATA does not hold the real questions"
+)
+NOUNS = ("cat", "dog", "mat", "bird", "rain", "apples")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random GPT-2 made by transformers, with a tokenizer of its own."""
+    path = tmp_path_factory.mktemp("tiny")
+    tokenizer = train_bpe([TEXT], 300)
+    torch.manual_seed(3)
+    config = transformers.GPT2Config(
+        vocab_size=tokenizer.vocab_size, n_positions=48, n_embd=32, n_layer=2, n_head=2, bos_token_id=tokenizer.eot,
+        eos_token_id=tokenizer.eot,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config)
+    for p in model.parameters():  # far from uniform
+        p.data.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(path)
+    hf_tokenizer.write_tokenizer(tokenizer, path, 48)
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return opening.open_language_model(folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(folder), device="cpu", batch_size=4, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory):
+    """One task of every kind, over local lines."""
+    path = tmp_path_factory.mktemp("own tasks")
+    random = np.random.default_rng(4)
+    rows = []
+    for i in range(14):
+        words = random.permutation(NOUNS)
+        choices = [f"the {word}" for word in words[: 3 + i % 2]]
+        question = " ".join(random.choice(NOUNS, size=3 + 5 * (i % 4)))  # some are too long for the context
+        rows.append({"question": question, "choices": choices, "label": int(random.integers(3)), "text": question})
+    (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    head = "dataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+    choice = "doc_to_target: label\ndoc_to_choice: choices\nmetric_list:\n" + "".join(
+        f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n" for name in ("acc", "acc_norm")
+    )
+    bodies = {
+        "own_choice": f'output_type: multiple_choice\ndoc_to_text: "Q: {{{{question}}}}\\nA:"\n{choice}',
+        "own_rolling": 'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\nmetric_list:\n'
+        "  - metric: bits_per_byte\n  - metric: word_perplexity\n",
+        "own_text": 'output_type: generate_until\ndoc_to_text: "{{text}}"\ndoc_to_target: "the cat"\n'
+        "generation_kwargs: {until: [' rain', '\\n'], max_gen_toks: 8, do_sample: false}\n"
+        "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n",
+        "own_last": 'output_type: loglikelihood\ndoc_to_text: "{{text}}"\ndoc_to_target: " {{choices[0]}}"\n'
+        "metric_list:\n  - metric: perplexity\n  - {metric: acc, aggregation: mean, higher_is_better: true}\n",
+    }
+    for name, body in bodies.items():
+        (path / f"{name}.yaml").write_text(f"task: {name}\n{head}{body}")
+    return path
+
+
+def answerer(opened, **options):
+    return lm_harness.LanguageModel(Answerer(opened, CPU, use_cache=False, **options))
+
+
+@pytest.mark.parametrize("num_fewshot", [0, 2])
+def test_scores_are_those_of_lm_evals_evaluator_and_of_its_own_model(opened, theirs, task_folder, num_fewshot):
+    names = ["own_choice", "own_rolling", "own_text", "own_last"]
+    names = names if num_fewshot == 0 else names[:1]
+    tasks = lm_harness.load(names, task_folder=str(task_folder), num_fewshot=num_fewshot)
+    ours = {metric.name: metric for metric in lm_harness.judge(answerer(opened), tasks).metrics}
+    again = lm_harness.load(names, task_folder=str(task_folder), num_fewshot=num_fewshot)
+    for task in again.tasks.values():
+        task.set_fewshot_seed(1234)
+    expected = lm_eval.evaluate(theirs, {"tasks": again.tasks}, bootstrap_iters=100)["results"]
+    for name in names:
+        for key, value in expected[name].items():
+            metric, comma, filtered = key.partition(",")
+            if not comma or metric.endswith("_stderr"):
+                continue
+            own = ours[f"lm/{name}/{metric}"]
+            assert own.value == pytest.approx(value, rel=1e-4), (name, metric)
+            error = expected[name][f"{metric}_stderr,{filtered}"]
+            if own.scores is not None and metric != "bits_per_byte":
+                assert own.stderr == pytest.approx(error)
+                assert own.scores.mean() == pytest.approx(own.value)
+    chance = np.mean([1 / (3 + i % 2) for i in range(14)])
+    assert ours["lm/own_choice/acc"].baseline == pytest.approx(chance)
+    p = ours["lm/own_choice/acc"].value
+    assert ours["lm/own_choice/acc"].stderr == pytest.approx((p * (1 - p) / 13) ** 0.5)
+
+
+def test_log_likelihoods_are_those_of_lm_evals_own_model(opened, theirs, task_folder):
+    """Also with spaces at the end, no context, contexts that are cut, and our own model with the same weights."""
+    from recsysml.models.hf_gpt2 import load_hf_folder
+
+    pairs = [
+        ("the cat", " sat"),
+        ("the cat ", "sat on"),
+        ("", "the dog ran"),
+        ("a bird\n", "sang"),
+        ("the " * 60, "cat"),
+    ]
+    pairs += [("the dog ran to", end) for end in (" the cat", " the mat", " 12 apples", " the")]
+    requests = [SimpleNamespace(args=pair, task_name="t", doc_id=i // 4) for i, pair in enumerate(pairs)]
+    expected = theirs.loglikelihood(requests, disable_tqdm=True)
+    found = [answerer(opened).loglikelihood(requests)]
+    model, _ = load_hf_folder(theirs.model.config._name_or_path)
+    tokenizer = train_bpe([TEXT], 300)
+    found.append(answerer(opening.wrap(model.eval(), tokenizer, "ours", "gpt", "")).loglikelihood(requests))
+    for scores in found:
+        assert [nats for nats, _ in scores] == pytest.approx([nats for nats, _ in expected], abs=1e-3)
+        assert [flag for _, flag in scores] == [flag for _, flag in expected]
+    assert opened.shares
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 10, 11, 23])
+def test_windows_are_those_of_lm_eval(length):
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    for n in (1, 4, 5, 10, 22):
+        ids = list(range(100, 100 + n))
+        expected = get_rolling_token_windows(token_list=ids, prefix_token=7, max_seq_len=length, context_len=1)
+        assert list(windows(ids, 7, length)) == [make_disjoint_window(pair) for pair in expected]
+
+
+def test_answers_are_kept_by_model_and_requests(opened, task_folder, monkeypatch):
+    tasks = lm_harness.load(["own_choice"], task_folder=str(task_folder))
+    lm = lm_harness.LanguageModel(Answerer(opened, CPU))
+    first = lm_harness.judge(lm, tasks)
+    asked = []
+    score = Answerer._score
+    monkeypatch.setattr(Answerer, "_score", lambda self, requests, what: asked.append(1) or score(self, requests, what))
+    again = lm_harness.judge(lm_harness.LanguageModel(Answerer(opened, CPU)), tasks)
+    assert not asked
+    assert [m.value for m in again.metrics] == [m.value for m in first.metrics]
+    assert again.requests == first.requests
+    lm_harness.judge(lm, tasks, limit=5)  # other requests
+    lm_harness.judge(answerer(opened), tasks)  # use_cache=False
+    assert len(asked) == 2
+
+
+def test_a_score_near_chance_is_flagged():
+    from recsysml.metrics.task_scores import of_mean
+
+    ids = [str(i) for i in range(100)]
+    right = [1.0] * 30 + [0.0] * 70
+    assert of_mean("a", right, ids, higher=True, baseline=0.25).at_chance
+    assert not of_mean("a", right, ids, higher=True, baseline=0.5).at_chance
+    assert of_mean("a", right, ids, higher=True).at_chance is None
+
+
+class Published(LM):
+    """Answers with numbers from a file, one an ending, in order."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers = numbers.ravel().tolist()
+
+    def loglikelihood(self, requests):
+        return [(number, False) for number in self.numbers[: len(requests)]]
+
+    def loglikelihood_rolling(self, requests):
+        raise NotImplementedError
+
+    def generate_until(self, requests):
+        raise NotImplementedError
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_accuracy_of_pythia_1b_from_its_published_scores():
+    tasks = lm_harness.load(["hellaswag"])
+    assert "split by a rule" in tasks.about["hellaswag"]["notes"][0]
+    task = tasks.tasks["hellaswag"]
+    task.build_all_requests()
+    for prompt, accuracy in (("full", 0.4529), ("zero", 0.3710)):
+        file = data_dir() / "hellaswag" / "reference_scores" / f"pythia-1b.{prompt}_prompt.csv.gz"
+        with gzip.open(file, "rt") as lines:
+            numbers = np.loadtxt(lines, delimiter=",", skiprows=1)
+        lm_harness.ask(Published(numbers), task)
+        acc = next(metric for metric in lm_harness.collect("hellaswag", task) if metric.name == "lm/hellaswag/acc")
+        assert acc.n == 10042
+        assert acc.value == pytest.approx(accuracy, abs=5e-5)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["arc_easy", "piqa", "hellaswag"])
+def test_requests_are_those_of_lm_evals_own_file_on_the_same_rows(name):
+    """The harness's YAML, `!function` included, over rows of the hub's form, against ours over converted files."""
+    ours = lm_harness.load([name]).tasks[name]
+    place = Path(lm_eval.__file__).parent / "tasks" / {"arc_easy": "arc"}.get(name, name)
+    rows = list(ours.eval_docs.select(range(300)))
+    if name == "hellaswag":  # rows as the hub has them, without what our conversion added
+        rows = [{key: row[key] for key in row if key not in ("query", "choices")} for row in rows]
+    split = ours.config.test_split or ours.config.validation_split
+    manager = TaskManager(include_defaults=False, include_path=str(place))
+    data = datasets.DatasetDict(dict.fromkeys({split, "train", "validation"}, datasets.Dataset.from_list(rows)))
+    given = {"task": name, "custom_dataset": lambda **more: data}
+    theirs = manager.load([{"group": "g", "task": [given]}])["tasks"][name]
+    for task in (ours, theirs):
+        task.set_config("num_fewshot", 0)
+        task.build_all_requests(limit=300)
+    assert len(ours.instances) == len(theirs.instances) >= 600
+    for a, b in zip(ours.instances, theirs.instances, strict=True):
+        assert a.args == b.args
+        assert ours.doc_to_target(a.doc) == theirs.doc_to_target(b.doc)
