@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recsysml.errors import ConfigError
@@ -123,6 +124,6 @@ def load(folder: Path) -> tuple[HFModel, HFTokenizer]:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model.path={folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return HFModel(model.eval(), tokenizer), HFTokenizer(tokenizer)
