@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from recsysml import exits
 
 app = typer.Typer(
     name="recsysml",
@@ -178,15 +178,49 @@ def export(
         str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it must not hold anything yet.")],
+    index: Annotated[
+        str, typer.Option(metavar="[auto|flat|ivf|hnsw|ivf_pq]", help="A retriever's index; auto goes by its size.")
+    ] = "auto",
     verbose: Verbose = False,
 ) -> int:
-    """Write a language model as a Hugging Face folder."""
-    path = _checkpoint(checkpoint)
+    """Write a language model as a Hugging Face folder, a retriever as vectors, index and id map."""
+    path = _checkpoint(checkpoint, family=None)
+
+    from recsysml.runs import read_json
+
+    if "ids" in read_json(path / "checkpoint.json"):
+        from recsysml import recommending
+
+        print(recommending.export(path, folder, index))
+        return 0
 
     from recsysml import serving
 
     architecture = serving.export_folder(path, folder)
     print(f"wrote {folder} for transformers ({architecture})")
+    return 0
+
+
+@app.command()
+def recommend(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="last, a run directory or a checkpoint folder.")
+    ],
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the data.", show_default=False)] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(metavar="ITEM,ITEM", help="A new user: what they turned to, oldest first.", show_default=False),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    verbose: Verbose = False,
+) -> int:
+    """The best items for a user, with scores and titles."""
+    path = _checkpoint(checkpoint, family="interactions")
+
+    from recsysml import recommending
+
+    for line in recommending.lines(path, user, history, k):
+        print(line)
     return 0
 
 
@@ -276,11 +310,11 @@ def _command(overrides: list[str] | None, config_dir: Path | None, verbose: bool
     return Command(list(overrides or []), ["recsysml", *_argv], config_dir, verbose)
 
 
-def _checkpoint(name: str) -> Path:
+def _checkpoint(name: str, family: str | None = "text") -> Path:
     from recsysml.files import outputs_dir
     from recsysml.runs import resolve_checkpoint
 
-    path = resolve_checkpoint(name, outputs_dir(), family="text")
+    path = resolve_checkpoint(name, outputs_dir(), family=family)
     print(f"checkpoint: {path}", file=sys.stderr)
     return path
 
@@ -296,62 +330,14 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without a sampled text's characters shows the others
     try:
-        code = _guard(_run, verbose)
+        code = exits.guard(lambda: exits.run_app(app, _argv), verbose)
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()
         return code
     except BrokenPipeError:  # `recsysml list tasks | head`
-        _drop_output()
+        exits.drop_output()
         return 0
     except OSError as error:  # a full disk behind `>`
-        _drop_output()
+        exits.drop_output()
         print(f"error: the output cannot be written: {error.strerror or error}", file=sys.stderr)
         return 1
-
-
-def _run() -> Any:
-    from recsysml.errors import ConfigError
-
-    for word in _argv:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{word!a}: it is not UTF-8 text; give it in UTF-8, or set LANG=C.UTF-8.") from None
-    try:
-        return app(args=list(_argv), prog_name="recsysml", standalone_mode=False)
-    except SystemExit as stop:  # click ends a program whose reader has gone with 1
-        if isinstance(stop.__context__, BrokenPipeError):
-            raise stop.__context__ from None
-        raise
-
-
-def _drop_output() -> None:
-    """What is still held for standard output goes nowhere, or Python would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _guard(command: Callable[[], Any], verbose: bool) -> int:
-    try:
-        result = command()
-        return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        raise
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if verbose:
-            import traceback
-
-            traceback.print_exc()
-        if hasattr(error, "format_message"):  # Typer's own: an unknown command or option
-            if not error.format_message():
-                return 2  # it has printed the help
-            text, code = error.format_message(), 2
-        elif hasattr(error, "exit_code"):
-            text, code = str(error), int(error.exit_code)
-        else:
-            text = f"{type(error).__name__}: {error}" + ("" if verbose else " (-v shows where)")
-            code = 1
-        print("error: " + " ".join(text.split()), file=sys.stderr)
-        return code

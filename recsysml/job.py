@@ -74,6 +74,8 @@ def resolve(config: RunConfig) -> RunConfig:
     config.threads = config.threads or usable_cores()
     if hasattr(config.trainer, "precision"):
         config.trainer.precision = resolve_precision(config.trainer.precision, config.device)
+    if hasattr(config.trainer, "deterministic") and config.trainer.deterministic is None:
+        config.trainer.deterministic = config.device.startswith("cpu")
     if hasattr(config.model, "size"):
         module = models.KINDS[config.model.kind].partition(":")[0]
         config.model = lazy.resolve(f"{module}:resolve_size")(config.model, not config.device.startswith("cpu"))

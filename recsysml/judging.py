@@ -16,7 +16,7 @@ from recsysml import job
 from recsysml.errors import ConfigError
 from recsysml.files import conf_dir
 from recsysml.launch import Command, expand, outputs, start
-from recsysml.reuse import merge
+from recsysml.reuse import merge, with_choices_of_run
 from recsysml.schemas.run import RunConfig
 
 # what the table of several evals shows, where a task gives it
@@ -50,7 +50,7 @@ def evaluate(command: Command, *, trust: bool = False) -> int:
 def prepare(command: Command, *, trust: bool = False) -> Prepared:
     """Compose and check one eval. Writes nothing."""
     command = dataclasses.replace(command, overrides=with_tasks(command, trust))
-    asked = configs.compose(command.overrides, command.config_dir)
+    asked = configs.compose(with_choices_of_run(command.overrides, command.config_dir), command.config_dir)
     check_tasks(asked)  # before a checkpoint is looked for
     if asked.model.kind == "hf":
         return Prepared(_named(asked), command, find_folder(asked.model.path), [])

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from recsysml import catalogue
 from recsysml import config as configs
 from recsysml.errors import ConfigError
 from recsysml.files import outputs_dir
@@ -13,6 +14,33 @@ from recsysml.schemas.run import RunConfig
 
 # what a resumed run may be given: it changes no number of the run
 RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
+
+
+def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:
+    """The overrides of `eval`, and before them the model and data of the checkpoint they mean, so that what fits it is
+    the default. They stand as they are where no run is found, or a model, an eval or tasks were typed."""
+    from recsysml.runs import read_json, resolve_checkpoint
+
+    typed = dict(text.partition("=")[::2] for text in overrides)
+    if {"eval", "model", "tasks"} & set(typed):
+        return overrides
+    root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
+    try:
+        found = resolve_checkpoint(typed.get("checkpoint", "last"), root)
+        model = read_json(found / "checkpoint.json")["model"]
+        home = found.resolve().parent.parent
+        data = dataclasses.asdict(configs.read_run(home).data) if (home / "config.yaml").is_file() else {}
+    except (ConfigError, KeyError):
+        return overrides  # said once the config is whole, with what kind of model is wanted
+    chosen = []
+    for group, label, kind in (
+        ("model", model["config"].get("name"), model["kind"]),
+        ("data", data.get("name"), data.get("kind")),
+    ):
+        file = catalogue.choices(group, config_dir).get(str(label))
+        if file is not None and catalogue.kind_of(file) == kind and group not in typed:
+            chosen.append(f"{group}={label}")
+    return [*chosen, *overrides]
 
 
 def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], overrides: list[str]) -> RunConfig:

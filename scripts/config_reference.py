@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "recsysml" / "schemas"
 # file in schemas/ -> what its keys begin with on the command line
-PAGES = [("run", ""), ("models", "model."), ("data", "data."), ("trainers", "trainer."), ("evals", "eval.")]
+PAGES = [
+    ("run", ""),
+    ("models", "model."),
+    ("retrievers", "model."),
+    ("data", "data."),
+    ("trainers", "trainer."),
+    ("evals", "eval."),
+]
 HEAD = """# Config reference
 
 Made from the dataclasses in `recsysml/schemas/` by `make docs`; a test holds the two together.
@@ -50,7 +57,12 @@ def render() -> str:
             inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
             rows = fields(source, node)
             for base in inherited:
-                rows += fields(source, base)
+                own = {row[0]: row for row in rows}
+                shared = fields(source, base)
+                # a field with another default is listed once, where its class has it, in the words of the shared one
+                words = {field: text for field, _, _, text in shared}
+                rows = [(*row[:3], row[3] or words.get(row[0], "")) for row in rows]
+                rows += [row for row in shared if row[0] not in own]
             kind = next((default for field, _, default, _ in rows if field == "kind"), None)
             key = {"TrackerConfig": "tracker.", "SweepConfig": "sweep."}.get(name, prefix)
             parts.append(f"## `{key.rstrip('.') or 'the root'}`" + (f" of kind `{kind}`" if kind else ""))

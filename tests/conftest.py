@@ -76,6 +76,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     module.train, module.evaluate, module.check = train, evaluate, check  # type: ignore[attr-defined]
     module.resolve_size = lambda config, on_gpu: config  # type: ignore[attr-defined]
+    module.check_initial = lambda config: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stand_ins", module)
     monkeypatch.setitem(trainers.KINDS, "language", "stand_ins:train")
     monkeypatch.setitem(evals.KINDS, "language", "stand_ins:evaluate")

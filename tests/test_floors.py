@@ -9,17 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "recsysml"
 FLOORS = [
-    {"errors", "files", "lazy", "schemas"},
+    {"errors", "exits", "files", "lazy", "schemas"},
     {"nn"},
     {"losses"},
     {"metrics"},
     {"data", "models"},
     {"results", "examples", "harness_files", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
     {"engine"},
+    {"retrieval"},
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "report", "doctor", "catalogue"},
-    {"sweep", "hints", "config", "datasets", "reuse", "launch", "judging"},
+    {"sweep", "hints", "config", "datasets", "reuse", "launch", "judging", "recommending"},
     {"cli"},
     {"__main__"},
 ]

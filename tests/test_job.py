@@ -38,6 +38,7 @@ def test_resolve_leaves_no_auto_and_its_input_alone(config: RunConfig) -> None:
     assert resolved.device != "auto"
     assert resolved.model.size in ("nano", "small")
     assert resolved.trainer.precision in ("fp32", "bf16")
+    assert resolved.trainer.deterministic is resolved.device.startswith("cpu")
     assert (config.device, config.model.size, config.trainer.precision) == ("auto", "auto", "auto")
     assert resolved.model.d_model == 16  # a number of its own is kept
     said = job.what_auto_became(config, resolved)

@@ -194,6 +194,9 @@ def test_a_real_offline_run(tmp_path, caplog):
     tracker.finish("ok", {"val/loss": 3.0})
     assert warnings_of(caplog) == []
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-run-1.wandb")
+    until = time.monotonic() + 30  # W&B's own process writes it, and on a busy machine not at once
+    while b"val/loss" not in file.read_bytes() and time.monotonic() < until:
+        time.sleep(0.2)
     content = file.read_bytes()
     assert b"train/loss" in content
     assert b"3.1" in content

@@ -1,7 +1,7 @@
 """Data sources, one file a family.
 
 `KINDS[kind]` is a module with `check(config) -> None` (cheap, torch-free: raises ConfigError/DataError with one line
-before a run directory exists) and `load(config) -> TokenData | ...`.
+before a run directory exists) and `load(config) -> TokenData | Interactions`.
 """
 
 KINDS = {
@@ -9,4 +9,7 @@ KINDS = {
     "text": "recsysml.data.text",
     "hub_text": "recsysml.data.hub_text",
     "interactions": "recsysml.data.interactions",
+    "sequences": "recsysml.data.sequences",
+    "ml_1m": "recsysml.data.ml_1m",
+    "world": "recsysml.data.world",
 }

@@ -1,89 +1,79 @@
-"""User-item events of a RecBole `.inter`, CSV or Parquet file, split by time or by each user's last event."""
+"""User-item events of a RecBole `.inter`, CSV or Parquet file, with features of users and items from two more."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsysml.errors import ConfigError, DataError
-from recsysml.files import data_dir, sha256
+from recsysml.data import tables
+from recsysml.data.features import Features, encode, no_features, of_table
+from recsysml.data.interaction_data import ENOUGH, FIT_RANGES, SPLITS, Interactions, InteractionSplit, divide
+from recsysml.errors import ConfigError
+from recsysml.files import sha256
 from recsysml.schemas.data import InteractionsConfig
 
 if TYPE_CHECKING:
     import polars
 
-SPLITS = ("time", "last_out")
-_SUFFIXES = (".inter", ".csv", ".parquet")
+__all__ = ["FIT_RANGES", "SPLITS", "InteractionSplit", "Interactions", "check", "load", "prepare", "status"]
 
-
-@dataclass(frozen=True)
-class InteractionSplit:
-    users: np.ndarray  # (N,) int64, indices into user_ids
-    items: np.ndarray  # (N,) int64, indices into item_ids
-    times: np.ndarray  # (N,) float64, seconds, ascending
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """Events in time order; ids are contiguous integers, their names sorted as text."""
-
-    name: str
-    fingerprint: str  # sha256 of the file and of how it was read and split
-    user_ids: list[str]
-    item_ids: list[str]
-    splits: dict[str, InteractionSplit]  # train, val, test
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Events of each split."""
-        return {name: len(split.users) for name, split in self.splits.items()}
+log = logging.getLogger("recsysml")
 
 
 def check(config: InteractionsConfig) -> None:
-    """Raises ConfigError or DataError, in one line, for a missing file, suffix or column. Reads the header only."""
-    if config.split not in SPLITS:
-        raise ConfigError(f"data.split={config.split} does not exist: choose one of {', '.join(SPLITS)}")
-    _columns(config, _find(config))
+    """Raises ConfigError or DataError, in one line, for a missing file, suffix or column. Reads headers only."""
+    config.validate()
+    if not config.path:
+        raise ConfigError(f"data.path is empty: give a file of events, one of {', '.join(tables.SUFFIXES)}")
+    path = tables.find(config.name, "data.path", config.path)
+    fields = ("user_column", "item_column", "time_column")
+    tables.need(path, {getattr(config, field): f"data.{field}" for field in fields})
+    tables.verify(path, config.sha256)
+    for name, table in (("items", config.items_path), ("users", config.users_path)):
+        wanted = _feature_columns(config, name)
+        if table:
+            id_field = f"{name[:-1]}_column"
+            need = {column: f"data.{field}" for field, columns in wanted.items() for column in columns}
+            need[getattr(config, id_field)] = f"data.{id_field}"
+            tables.need(tables.find(config.name, f"data.{name}_path", table), need)
+        elif unused := next((field for field, columns in wanted.items() if columns), None):
+            raise ConfigError(f"data.{unused} needs the table that has these columns: set data.{name}_path")
 
 
 def load(config: InteractionsConfig) -> Interactions:
-    """Events ordered by time, those of equal time as in the file.
+    """The events and features. Raises DataError naming a bad row.
 
-    `time`: the first 80% train, the next 10% val, the last 10% test. `last_out`: each user's last event test, the one
-    before val, the rest train; users with fewer than three events only train. Raises DataError naming a bad row.
+    An event that the file has twice (same user, item and time) counts once, and a line says so.
     """
-    import polars as pl
-
     check(config)
-    path = _find(config)
-    names = _columns(config, path)
-    wanted = [names[column] for column in (config.user_column, config.item_column, config.time_column)]
-    try:
-        rows = _scan(path).select(wanted).collect()
-    except Exception as error:  # polars has many; the first line says which
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    rows.columns = ["user", "item", "time"]
-    rows = rows.with_columns(pl.col("user", "item").cast(pl.String), _seconds(rows["time"]))
-    for column, name in zip(rows.columns, wanted, strict=True):
-        bad = rows[column].is_null() | (rows[column].is_nan() if column == "time" else False)
-        if bad.any():
-            raise DataError(f"{path} row {int(bad.arg_max() or 0) + 1} has no usable {name!r}")
-    if rows.is_empty():
-        raise DataError(f"{path} holds no events")
-    rows = rows.sort("time", maintain_order=True)
-    user_ids, users = np.unique(rows["user"].to_numpy(), return_inverse=True)
-    item_ids, items = np.unique(rows["item"].to_numpy(), return_inverse=True)
-    times = rows["time"].to_numpy()
-    split = _by_time(len(users)) if config.split == "time" else _last_out(users)
-    splits = {
-        name: InteractionSplit(users[split == i], items[split == i], times[split == i])
-        for i, name in enumerate(("train", "val", "test"))
-    }
-    return Interactions(config.name, _fingerprint(config, path), user_ids.tolist(), item_ids.tolist(), splits)
+    assert config.path
+    path = tables.find(config.name, "data.path", config.path)
+    rows = tables.read_events(path, config.user_column, config.item_column, config.time_column)
+    rows = without_duplicates(rows, path)
+    users, user_ids = encode(rows["user"])
+    items, item_ids = encode(rows["item"])
+    report_few(users, user_ids, rows["row"].to_numpy(), path)
+    splits = divide(config, users, items, rows["time"].to_numpy())
+    titles = None
+    if config.items_path and config.title_column:
+        titles = _table(config, "items", item_ids)[config.title_column].fill_null("").to_list()
+    return Interactions(
+        config.name,
+        _fingerprint(config, path),
+        user_ids,
+        item_ids,
+        splits,
+        _features(config, "users", user_ids),
+        _features(config, "items", item_ids),
+        titles,
+        split=config.split,
+        fit_range=config.fit_range,
+    )
 
 
 def prepare(config: InteractionsConfig) -> None:
@@ -94,78 +84,63 @@ def prepare(config: InteractionsConfig) -> None:
 def status(config: InteractionsConfig) -> str:
     """One line for `recsysml data list`. Raises what `check` raises."""
     check(config)
-    path = _find(config)
+    assert config.path
+    path = tables.find(config.name, "data.path", config.path)
     return f"ready: {path.name}, {path.stat().st_size / 1e6:.1f} MB"
 
 
-def _find(config: InteractionsConfig) -> Path:
-    if not config.path:
-        raise ConfigError("data.path is empty: give a .inter, .csv or .parquet file")
-    given, shared = Path(config.path).expanduser(), data_dir()
-    for path in (given, *([shared / given] if shared else [])):
-        if path.is_file():
-            if path.suffix not in _SUFFIXES:
-                raise ConfigError(f"{path} is none of {', '.join(_SUFFIXES)}")
-            return path
-    raise DataError(f"{config.name}: {config.path} is missing: set RECSYSML_DATA to the folder that holds it")
+def without_duplicates(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
+    """Each (user, item, time) once, its first row; a warning counts the others and names one."""
+    kept = rows.unique(["user", "item", "time"], keep="first", maintain_order=True)
+    if twice := len(rows) - len(kept):
+        first = rows["row"].filter(~rows["row"].is_in(kept["row"].implode()))[0]
+        log.warning("%s: %d events stand there twice (the first is row %d); each counts once", path, twice, first)
+    return kept
 
 
-def _scan(path: Path) -> polars.LazyFrame:
-    """The file with text columns, so that an id or a time that looks odd is ours to name."""
-    import polars as pl
-
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    return pl.scan_csv(path, separator="\t" if path.suffix == ".inter" else ",", infer_schema=False)
-
-
-def _columns(config: InteractionsConfig, path: Path) -> dict[str, str]:
-    """Column -> its name in the file: a `.inter` header adds a type, as in `user_id:token`."""
-    try:
-        header = _scan(path).collect_schema().names()
-    except Exception as error:  # polars has many; the first line says which
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    names = {name.partition(":")[0] if path.suffix == ".inter" else name: name for name in header}
-    for field in ("user_column", "item_column", "time_column"):
-        if getattr(config, field) not in names:
-            raise DataError(
-                f"{path} has no column {getattr(config, field)!r} (data.{field}); it has {', '.join(names)}"
-            )
-    return names
-
-
-def _seconds(values: polars.Series) -> polars.Series:
-    """Numbers as they are; dates and texts such as 2019-11-24 00:01:03 as seconds since 1970; null where neither."""
-    import polars as pl
-
-    if values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    if values.dtype != pl.String:
-        return values.cast(pl.Float64, strict=False)
-    numbers = values.cast(pl.Float64, strict=False)
-    dates = values.str.to_datetime(time_unit="us", strict=False) if numbers.null_count() == len(values) else None
-    return numbers if dates is None else (dates.dt.epoch("us") / 1e6)
-
-
-def _by_time(n: int) -> np.ndarray:
-    """(n,) 0 train, 1 val, 2 test."""
-    split = np.zeros(n, dtype=np.int64)
-    split[n * 8 // 10 :] = 1
-    split[n * 9 // 10 :] = 2
-    return split
-
-
-def _last_out(users: np.ndarray) -> np.ndarray:
-    """(N,) 0 train, 1 val, 2 test, for users in time order."""
-    order = np.argsort(users, kind="stable")
+def report_few(users: np.ndarray, user_ids: list[str], rows: np.ndarray, path: Path) -> None:
+    """Says how many users (of events (N,), read from `rows` (N,)) have too little history to be asked about."""
     counts = np.bincount(users)
-    ends = np.cumsum(counts)[counts >= 3]  # one past each user's last event
-    split = np.zeros(len(users), dtype=np.int64)
-    split[order[ends - 1]] = 2
-    split[order[ends - 2]] = 1
-    return split
+    short = np.flatnonzero(counts[users] < ENOUGH)
+    if len(short):
+        few, user = int((counts < ENOUGH).sum()), users[short[0]]
+        log.warning(
+            "%s: users with fewer than %d events: %d (the first is %s with %d, row %d); last_out only trains on theirs",
+            path, ENOUGH, few, user_ids[user], counts[user], rows[short[0]],
+        )  # fmt: skip
+
+
+def _feature_columns(config: InteractionsConfig, name: str) -> dict[str, list[str]]:
+    """Field -> the columns it wants of the table of `items` or `users`."""
+    if name == "users":
+        return {field: getattr(config, field) for field in ("user_dense", "user_categorical")}
+    fields = {field: getattr(config, field) for field in ("item_dense", "item_categorical", "item_tags")}
+    return fields | {"title_column": [config.title_column] if config.title_column else []}
+
+
+def _table(config: InteractionsConfig, name: str, ids: list[str]) -> polars.DataFrame:
+    given, column = (
+        (config.items_path, config.item_column) if name == "items" else (config.users_path, config.user_column)
+    )
+    assert given
+    wanted = [column for columns in _feature_columns(config, name).values() for column in columns]
+    return tables.read_features(tables.find(config.name, f"data.{name}_path", given), column, ids, wanted)
+
+
+def _features(config: InteractionsConfig, name: str, ids: list[str]) -> Features:
+    if not (config.items_path if name == "items" else config.users_path):
+        return no_features(len(ids))
+    rows = _table(config, name, ids)
+    if name == "users":
+        return of_table(rows, config.user_dense, config.user_categorical, [])
+    return of_table(rows, config.item_dense, config.item_categorical, config.item_tags)
 
 
 def _fingerprint(config: InteractionsConfig, path: Path) -> str:
-    parts = (sha256(path), config.split, config.user_column, config.item_column, config.time_column)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    tables_used = [
+        sha256(tables.find(config.name, "", given)) for given in (config.items_path, config.users_path) if given
+    ]
+    wanted = [_feature_columns(config, name) for name in ("items", "users")]
+    columns = [config.user_column, config.item_column, config.time_column, *wanted]
+    parts = [sha256(path), config.split, columns, tables_used]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

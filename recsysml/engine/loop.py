@@ -39,8 +39,9 @@ class Task:
     weight: Callable[[Batch], int]
     # evaluate(step) -> values by name; called in every process, with the average's weights where one is kept
     evaluate: Callable[[int], dict[str, float]]
-    # the value of `evaluate` that says which checkpoint is best: the lowest
+    # the value of `evaluate` that says which checkpoint is best: the lowest, unless higher is better
     best_by: str = "val/loss"
+    higher_is_better: bool = False
     # describe(i) -> where batch i came from, for error messages
     describe: Callable[[int], str] = "batch {}".format
     unit: str = "tokens/s"
@@ -81,7 +82,8 @@ def fit(
     optimizers = optim.build(model, config, bf16=bf16_is_fast(str(machine.device)))
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
     average = WeightAverage(model, config.ema_decay) if config.ema_decay > 0 else None
-    done, best_value, best_step = 0, math.inf, None
+    done, best_step = 0, None
+    best_value = -math.inf if task.higher_is_better else math.inf
     root = run.path / "checkpoints" if world.main else None
 
     if resume is not None:
@@ -131,10 +133,11 @@ def fit(
             model.train()
         if world.main:
             run.log(step, values)
-        if values[task.best_by] < best_value:
-            best_value, best_step = values[task.best_by], step
-            return True
-        return False
+        value = values[task.best_by]
+        better = value > best_value if task.higher_is_better else value < best_value
+        if better:
+            best_value, best_step = value, step
+        return better
 
     def save(step: int, is_best: bool) -> None:
         random = world.gather(seeds.state())

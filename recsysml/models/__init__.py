@@ -1,3 +1,12 @@
 """Models, one file each. `KINDS` says where a kind's class is; it is imported only when chosen."""
 
-KINDS = {"gpt": "recsysml.models.gpt:GPT", "hf": "recsysml.models.hf:HFModel"}
+KINDS = {
+    "gpt": "recsysml.models.gpt:GPT",
+    "hf": "recsysml.models.hf:HFModel",
+    "popularity": "recsysml.models.popularity:Popularity",
+    "recent_popularity": "recsysml.models.recent_popularity:RecentPopularity",
+    "seq_knn": "recsysml.models.seq_knn:SeqKnn",
+    "ease": "recsysml.models.ease:Ease",
+    "sasrec": "recsysml.models.sasrec:SASRec",
+    "two_tower": "recsysml.models.two_tower:TwoTower",
+}

@@ -5,17 +5,34 @@ field; `docs/config.md` is made from these classes.
 """
 
 SCHEMAS: dict[str, dict[str, str]] = {
-    "model": {"gpt": "recsysml.schemas.models:GPTConfig", "hf": "recsysml.schemas.models:HFConfig"},
+    "model": {
+        "gpt": "recsysml.schemas.models:GPTConfig",
+        "hf": "recsysml.schemas.models:HFConfig",
+        "popularity": "recsysml.schemas.retrievers:PopularityConfig",
+        "recent_popularity": "recsysml.schemas.retrievers:RecentPopularityConfig",
+        "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
+        "ease": "recsysml.schemas.retrievers:EaseConfig",
+        "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
+        "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
+    },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
         "text": "recsysml.schemas.data:TextConfig",
         "hub_text": "recsysml.schemas.data:HubTextConfig",
         "interactions": "recsysml.schemas.data:InteractionsConfig",
+        "sequences": "recsysml.schemas.data:SequencesConfig",
+        "ml_1m": "recsysml.schemas.data:Ml1mConfig",
+        "world": "recsysml.schemas.data:WorldConfig",
     },
-    "trainer": {"language": "recsysml.schemas.trainers:LanguageTrainerConfig"},
+    "trainer": {
+        "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
+        "fit": "recsysml.schemas.trainers:FitTrainerConfig",
+        "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
+    },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
+        "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }

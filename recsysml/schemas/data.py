@@ -90,21 +90,106 @@ class HubTextConfig(_TextFields):
 
 
 @dataclass
-class InteractionsConfig:
-    """User-item events over time."""
+class _InteractionFields:
+    """What all user-item events share."""
 
     family: ClassVar[str] = "interactions"
 
-    kind: str = "interactions"
+    # a label of the YAML: the data set's name in results.json
     name: str = "interactions"
-    # a RecBole .inter file, a CSV or a Parquet file
-    path: str | None = None
-    user_column: str = "user_id"
-    item_column: str = "item_id"
-    time_column: str = "timestamp"
     # time (global) or last_out (each user's last event)
     split: str = "time"
+    # whether what a user has turned to before is no candidate when it is judged
+    mask_seen: bool = True
+    # what the final model learns from: train, or train_val (then nothing may be chosen on val)
+    fit_range: str = "train"
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
         one_of("data.split", self.split, ("time", "last_out"))
+        one_of("data.fit_range", self.fit_range, ("train", "train_val"))
+
+
+@dataclass
+class InteractionsConfig(_InteractionFields):
+    """User-item events over time, from files of your own or of a known data set."""
+
+    kind: str = "interactions"
+    # events: a RecBole .inter file, a CSV, TSV or Parquet file, gzipped or not
+    path: str | None = None
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    # seconds, or dates
+    time_column: str = "timestamp"
+    # a table with a row an item, and of its columns: the title, numbers, categories, and texts that are cut into tags
+    items_path: str | None = None
+    title_column: str | None = None
+    item_dense: list[str] = field(default_factory=list)
+    item_categorical: list[str] = field(default_factory=list)
+    item_tags: list[str] = field(default_factory=list)
+    # a table with a row a user, and of its columns: numbers, categories
+    users_path: str | None = None
+    user_dense: list[str] = field(default_factory=list)
+    user_categorical: list[str] = field(default_factory=list)
+    # what the events' file must have; null takes it as it is
+    sha256: str | None = None
+
+
+@dataclass
+class SequencesConfig(_InteractionFields):
+    """Users' items in time order without times, a line a user: the user, then the items, in words of their own."""
+
+    kind: str = "sequences"
+    split: str = "last_out"
+    path: str | None = None
+    # JSON with tables id2user and id2item: what the words of the file are called elsewhere
+    names_path: str | None = None
+    # JSON: an item's word -> its attributes, which become tags
+    tags_path: str | None = None
+    # a line an item: its name (of names_path) and then its title
+    titles_path: str | None = None
+    # what the file must have; null takes it as it is
+    sha256: str | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        if self.split != "last_out":
+            raise ConfigError(f"data.split={self.split}: {self.name} has no times, only an order: use last_out.")
+
+
+@dataclass
+class Ml1mConfig(_InteractionFields):
+    """MovieLens 1M: ratings.dat, or the sequences that SASRec's code is published with."""
+
+    kind: str = "ml_1m"
+    # the folder with ratings.dat or sas_train_input.txt, and with movies.dat and users.dat
+    path: str = "ml-1m"
+    # ratings (with times), sequences (the order only), or auto: ratings where they are
+    source: str = "auto"
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("data.source", self.source, ("auto", "ratings", "sequences"))
+
+
+@dataclass
+class WorldConfig(_InteractionFields):
+    """The simulated world: its truth is known, so that what is learnt can be held against it."""
+
+    kind: str = "world"
+    name: str = "world"
+    users: int = 2000
+    items: int = 2000
+    # items shown, each to one user once
+    events: int = 100_000
+    # of the world, not of the run: the same world for every model's seed
+    seed: int = 1
+    # what makes an event an interaction: click, long_view, like or share
+    action: str = "click"
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("data.action", self.action, ("click", "long_view", "like", "share"))
+        at_least("data.users", self.users, 10)
+        at_least("data.items", self.items, 100)
+        at_least("data.events", self.events, 100)

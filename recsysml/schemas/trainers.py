@@ -10,12 +10,9 @@ from recsysml.schemas.checks import above, at_least, one_of, share
 
 
 @dataclass
-class LanguageTrainerConfig:
-    """Next-token training of a language model."""
+class _LoopFields:
+    """What the loop and the optimisers ask of every trainer."""
 
-    family: ClassVar[str] = "text"
-
-    kind: str = "language"
     # optimiser steps
     max_steps: int = 300
     # sequences in one optimiser step, over all accumulation steps and processes
@@ -42,14 +39,10 @@ class LanguageTrainerConfig:
     # fp32, bf16, fp16 (with a gradient scaler) or auto (bf16 where the hardware multiplies it, else fp32)
     precision: str = "auto"
     compile: bool = True
-    # same config, same seed, same bits (on a CPU, or on one kind of GPU)
-    deterministic: bool = True
+    # same config, same seed, same bits, on one kind of hardware; null is true on a CPU, where it costs little
+    deterministic: bool | None = None
     # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
     keep_memory: bool = True
-    # recompute activations in the backward pass: less memory, a third more time
-    gradient_checkpointing: bool = False
-    # rows of the logits computed at once in the loss; 0 is all at once (faster; more memory)
-    loss_chunk: int = 0
     # decay of an exponential moving average of the weights used for validation and best/; 0 is none
     ema_decay: float = 0.0
     # background processes that read batches; null is 2 on a GPU and none on a CPU
@@ -60,19 +53,12 @@ class LanguageTrainerConfig:
     log_every: int = 1
     # how many step-* checkpoints are kept beside the best
     keep_checkpoints: int = 2
-    # tokens sampled from `sample_prompt` at each validation; 0 is none
-    sample_tokens: int = 64
-    sample_prompt: str = ""
-    # tasks asked at each validation and, with the best weights, at the end; of each the first so many questions
-    eval_tasks: list[str] = field(default_factory=list)
-    eval_tasks_limit: int | None = 200
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
         for name in ("max_steps", "batch_size", "grad_accum", "log_every", "keep_checkpoints"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        at_least("trainer.eval_tasks_limit", self.eval_tasks_limit, 1)
-        for name in ("warmup_steps", "eval_every", "checkpoint_every", "loss_chunk", "sample_tokens"):
+        for name in ("warmup_steps", "eval_every", "checkpoint_every"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("weight_decay", "grad_clip", "loader_workers"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
@@ -88,3 +74,90 @@ class LanguageTrainerConfig:
             raise ConfigError(
                 f"trainer.grad_accum={self.grad_accum}: trainer.batch_size={self.batch_size} must be a multiple of it."
             )
+
+
+@dataclass
+class LanguageTrainerConfig(_LoopFields):
+    """Next-token training of a language model."""
+
+    family: ClassVar[str] = "text"
+
+    kind: str = "language"
+    # recompute activations in the backward pass: less memory, a third more time
+    gradient_checkpointing: bool = False
+    # rows of the logits computed at once in the loss; 0 is all at once (faster; more memory)
+    loss_chunk: int = 0
+    # tokens sampled from `sample_prompt` at each validation; 0 is none
+    sample_tokens: int = 64
+    sample_prompt: str = ""
+    # tasks asked at each validation and, with the best weights, at the end; of each the first so many questions
+    eval_tasks: list[str] = field(default_factory=list)
+    eval_tasks_limit: int | None = 200
+
+    def validate(self) -> None:
+        super().validate()
+        at_least("trainer.eval_tasks_limit", self.eval_tasks_limit, 1)
+        for name in ("loss_chunk", "sample_tokens"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class RetrievalTrainerConfig(_LoopFields):
+    """Next-item training of a retriever, at every position of every user's sequence."""
+
+    family: ClassVar[str] = "interactions"
+
+    kind: str = "retrieval"
+    batch_size: int = 128
+    max_steps: int = 2000
+    warmup_steps: int = 100
+    eval_every: int = 100
+    checkpoint_every: int = 500
+    weight_decay: float = 0.0
+    compile: bool = False
+    # full (all items), sampled (softmax over negatives, logQ corrected) or gbce (Petrov & Macdonald 2023)
+    loss: str = "full"
+    # scores are divided by it
+    temperature: float = 1.0
+    # negatives of a step drawn evenly from the catalogue, taken from the batch's targets, and taken for their scores
+    uniform_negatives: int = 256
+    in_batch_negatives: int = 0
+    hard_negatives: int = 0
+    # whether a sampled negative's score is corrected for how often it is drawn
+    logq: bool = True
+    # whether the target's score is corrected too, as if it had been drawn
+    logq_positive: bool = False
+    # whether the other items of a row's window are none of its negatives
+    mask_known: bool = False
+    # gbce's t: 0 is binary cross-entropy, 1 calibrated
+    calibration: float = 0.75
+    # each target weighs 1, 1/sqrt(the user's events) or 1/sqrt(the item's events): none, user, item
+    row_weights: str = "none"
+    # auto (by the catalogue's size), flat (exact), ivf, hnsw or ivf_pq
+    index: str = "auto"
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("trainer.loss", self.loss, ("full", "sampled", "gbce"))
+        one_of("trainer.row_weights", self.row_weights, ("none", "user", "item"))
+        one_of("trainer.index", self.index, ("auto", "flat", "ivf", "hnsw", "ivf_pq"))
+        above("trainer.temperature", self.temperature, 0)
+        share("trainer.calibration", self.calibration, one=True)
+        for name in ("uniform_negatives", "in_batch_negatives", "hard_negatives"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+        if self.loss == "sampled" and not self.uniform_negatives + self.in_batch_negatives + self.hard_negatives:
+            raise ConfigError("trainer.loss=sampled: all kinds of negatives are 0; set trainer.uniform_negatives=256.")
+        if self.loss == "gbce" and (self.uniform_negatives < 1 or self.in_batch_negatives or self.hard_negatives):
+            raise ConfigError("trainer.loss=gbce: its negatives are uniform; set trainer.uniform_negatives alone.")
+
+
+@dataclass
+class FitTrainerConfig:
+    """Models that are computed from counts in one go."""
+
+    family: ClassVar[str] = "interactions"
+
+    kind: str = "fit"
+
+    def validate(self) -> None:
+        """Nothing to choose, nothing to refuse."""

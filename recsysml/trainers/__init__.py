@@ -1,3 +1,7 @@
 """Trainers, one file each: `train(config: RunConfig, run: Run) -> None`."""
 
-KINDS = {"language": "recsysml.trainers.language:train"}
+KINDS = {
+    "language": "recsysml.trainers.language:train",
+    "fit": "recsysml.trainers.fit:train",
+    "retrieval": "recsysml.trainers.retrieval:train",
+}

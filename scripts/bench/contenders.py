@@ -83,7 +83,7 @@ def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
     from recsysml.schemas.trainers import LanguageTrainerConfig
 
     config = GPTConfig(size="micro", n_layers=LAYERS, n_heads=HEADS, d_model=WIDTH, context_length=CONTEXT)
-    trainer = LanguageTrainerConfig(lr=6e-4)
+    trainer = LanguageTrainerConfig(lr=6e-4, deterministic=True)
     for key, text in settings.items():
         owner = trainer if hasattr(trainer, key) else config
         kind = type(getattr(owner, key))

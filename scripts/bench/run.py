@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import batcher
 import determinism
 import judging
 import loader
@@ -80,6 +81,12 @@ def main() -> None:
     found["loader"] = loader.measure()
     waits = ", ".join(f"{name} {wait:.2f} ms" for name, wait in found["loader"].items())
     rows.append(("a 20 ms step waits for its batch", "measured", waits, ""))
+    found["batcher"] = batcher.measure()
+    rates = "; ".join(
+        f"{name} {part['ratio']:.0f}x, {part['ours'] / 1e6:.1f} million rows/s"
+        for name, part in found["batcher"].items()
+    )
+    rows.append(("batches of rows", "20x", rates, "a shuffled DataLoader over TensorDataset: 1x"))
     for vocab_size, reach in ((256, "3.3x, moon 5x"), (50304, "4x, moon 5x; exact fp32 2x, losses within 5e-3")):
         found[f"step {vocab_size}"] = step.measure(vocab_size, arguments.rounds, arguments.threads, [])
         step.show(found[f"step {vocab_size}"])

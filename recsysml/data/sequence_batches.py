@@ -1,0 +1,90 @@
+"""Training batches over users' sequences of items. Batch i depends on (seed, i) and nothing else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsysml.errors import DataError
+
+IGNORE = -100
+
+
+class SequenceBatches:
+    """Map-style batches of windows over sequences, without end; every item is to be told from those before it.
+
+    A sequence is the start token and then the user's items. An epoch cuts each into as few windows of `length` targets
+    as hold it, from a random offset on, so that each event is a target exactly once, and visits all windows in random
+    order. The windows of all epochs form one sequence of their own, and batch i is its i-th run of `batch_size`.
+
+    With `world_size` processes each takes rows `rank::world_size` of the same global batch.
+    """
+
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        users: np.ndarray,
+        *,
+        n_items: int,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Row r is user users[r] (R,) with `items` (N,) from offsets[r] to offsets[r + 1] (R + 1,), oldest first.
+
+        n_items is the start token and the padding. DataError where there is no event at all.
+        """
+        assert batch_size % world_size == 0, "a batch must divide among the processes"
+        if not len(items):
+            raise DataError("the training split has no events: choose another split or more data")
+        self.offsets, self.items, self.users = offsets, items, users
+        self.n_items, self.length = n_items, length
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        events = np.diff(offsets)
+        self.windows = -(-events // length)  # (R,) of each row
+        self.window_rows = np.repeat(np.arange(len(users)), self.windows)  # (W,)
+        firsts = np.cumsum(self.windows) - self.windows
+        self.window_numbers = np.arange(len(self.window_rows)) - firsts[self.window_rows]  # (W,) within the row
+        self.slack = self.windows * length - events  # (R,) places of a row's windows that hold no target
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches after which every event of the first epoch was a target (the last may hold some of the next)."""
+        return -(-len(self.window_rows) // self.batch_size)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (b, T) and targets (b, T) int64, and users (b,); b = batch_size / world_size.
+
+        A window's places behind its last target hold the padding as input and -100 as target.
+        """
+        samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
+        epochs, positions = np.divmod(samples, len(self.window_rows))
+        rows, begins = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+        for epoch in np.unique(epochs):
+            order, shift = _epoch(self.seed, int(epoch), len(self.window_rows), self.slack.tobytes())
+            own = epochs == epoch
+            windows = order[positions[own]]
+            rows[own] = self.window_rows[windows]
+            begins[own] = self.window_numbers[windows] * self.length - shift[rows[own]]
+        starts, events = self.offsets[rows], np.diff(self.offsets)[rows]
+        ends = np.minimum(begins + self.length, events)
+        begins = np.maximum(begins, 0)  # a row's first window is the shorter for the offset
+        places = begins[:, None] + np.arange(self.length)  # (b, T) the target's place in its row
+        real = places < ends[:, None]
+        at = np.minimum(starts[:, None] + places, len(self.items) - 1)
+        targets = np.where(real, self.items[at], IGNORE)
+        inputs = np.where(real & (places > 0), self.items[np.maximum(at - 1, 0)], self.n_items)
+        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(self.users[rows])
+
+
+@lru_cache(maxsize=4)  # a batch may reach into the next epoch, and two loaders may be alive
+def _epoch(seed: int, epoch: int, windows: int, slack: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
+    random = np.random.default_rng([seed, epoch])
+    return random.permutation(windows), random.integers(np.frombuffer(slack, np.int64) + 1)

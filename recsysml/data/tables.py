@@ -1,0 +1,196 @@
+"""Tables of events and of features: RecBole's tab-separated files, CSV and Parquet, with errors that name the row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsysml.errors import ConfigError, DataError
+from recsysml.files import data_dir, sha256
+
+if TYPE_CHECKING:
+    import polars
+
+_TABS = (".inter", ".item", ".user", ".tsv")
+SUFFIXES = (*_TABS, ".csv", ".parquet")
+
+
+def find(name: str, key: str, given: str) -> Path:
+    """The file `given` in the working directory, else in $RECSYSML_DATA. DataError: missing; ConfigError: no table."""
+    path = find_file(name, given)
+    if _suffix(path) not in SUFFIXES:
+        raise ConfigError(f"{key}: {path} is none of {', '.join(SUFFIXES)}, gzipped or not")
+    return path
+
+
+def find_file(name: str, given: str) -> Path:
+    """The file `given` in the working directory, else in $RECSYSML_DATA. Raises DataError where it is missing."""
+    path, shared = Path(given).expanduser(), data_dir()
+    for candidate in (path, *([shared / path] if shared else [])):
+        if candidate.is_file():
+            return candidate
+    if shared:
+        raise DataError(f"{name}: {given} is neither here nor in {shared} (RECSYSML_DATA)")
+    raise DataError(f"{name}: {given} is missing: set RECSYSML_DATA to the folder that holds it")
+
+
+def verify(path: Path, expected: str | None) -> None:
+    """Raises DataError for a file that is not the known one: cut off on the way, or changed."""
+    if expected and sha256(path) != expected:
+        raise DataError(
+            f"{path} has a wrong checksum (cut off, or changed): get it anew, or data.sha256=null takes it as it is"
+        )
+
+
+def columns(path: Path) -> dict[str, str]:
+    """Column -> its name in the file: a RecBole header adds a type, as in `user_id:token`. Reads the header only."""
+    try:
+        header = _scan(path).collect_schema().names()
+    except Exception as error:  # polars has many; the first line says which
+        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+    atomic = _suffix(path) in (".inter", ".item", ".user")
+    return {name.partition(":")[0] if atomic else name: name for name in header}
+
+
+def need(path: Path, wanted: dict[str, str]) -> None:
+    """Raises DataError where the file lacks a column; wanted: column -> the key that names it."""
+    names = columns(path)
+    for column, key in wanted.items():
+        if column not in names:
+            raise DataError(f"{path} has no column {column!r} ({key}); it has {', '.join(names)}")
+
+
+def read(path: Path, wanted: Iterable[str]) -> polars.DataFrame:
+    """These columns, under these names, as they are: text, but for Parquet. Raises DataError for a damaged file."""
+    names = columns(path)
+    wanted = list(dict.fromkeys(wanted))
+    try:
+        rows = _scan(path).select([names[column] for column in wanted]).collect()
+    except Exception as error:
+        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+    rows.columns = wanted
+    return rows
+
+
+def read_events(path: Path, user: str, item: str, time: str) -> polars.DataFrame:
+    """Events as columns user, item (text), time (seconds) and row (from 1), in the file's order.
+
+    Raises DataError with the number of the first row that has no id or no time.
+    """
+    if len({user, item, time}) < 3:
+        raise ConfigError(f"{path}: user, item and time must be three columns, not {user}, {item} and {time}")
+    return as_events(read(path, (user, item, time)), path)
+
+
+def as_events(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
+    """What `read_events` gives, from the three columns user, item and time under the file's names for them."""
+    import polars as pl
+
+    user, item, time = rows.columns
+    raw = rows[time]
+    rows = rows.rename({user: "user", item: "item", time: "time"})
+    rows = rows.with_columns(pl.col("user", "item").cast(pl.String), seconds(rows["time"]))
+    bad = {
+        user: (rows["user"] == "").fill_null(True),
+        item: (rows["item"] == "").fill_null(True),
+        time: ~rows["time"].is_finite().fill_null(False),
+    }
+    first = {int(series.arg_max() or 0): name for name, series in reversed(bad.items()) if series.any()}
+    if first:
+        where = min(first)
+        found = f": {raw[where]!r}" if first[where] == time and raw[where] is not None else ""
+        raise DataError(f"{path} row {where + 1} has no usable {first[where]!r}{found}")
+    if rows.is_empty():
+        raise DataError(f"{path} holds no events")
+    return rows.with_row_index("row", offset=1)
+
+
+def read_features(path: Path, id_column: str, ids: list[str], wanted: Iterable[str]) -> polars.DataFrame:
+    """The rows of `ids`, in their order, null where the table has none. DataError: an id stands in two rows."""
+    import polars as pl
+
+    rows = read(path, (id_column, *wanted)).with_columns(pl.col(id_column).cast(pl.String))
+    twice = rows[id_column].is_duplicated() & rows[id_column].is_not_null()
+    if twice.any():
+        where = int(twice.arg_max() or 0)
+        raise DataError(f"{path} row {where + 1}: {id_column}={rows[id_column][where]} stands in more than one row")
+    return pl.DataFrame({id_column: ids}, schema={id_column: pl.String}).join(
+        rows, on=id_column, how="left", maintain_order="left"
+    )
+
+
+def read_dat(path: Path, names: Iterable[str]) -> polars.DataFrame:
+    """A MovieLens .dat file: Latin-1, `::` between columns, no header. Columns of text, null where a row is short."""
+    import polars as pl
+
+    names = list(names)
+    content = read_bytes(path).decode("latin-1").replace("::", "\t").encode()
+    try:
+        return pl.read_csv(
+            content, separator="\t", quote_char=None, has_header=False, schema=dict.fromkeys(names, pl.String)
+        )
+    except Exception as error:
+        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, unpacked where its name ends in .gz. Raises DataError for one that is cut off."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read (cut off?): {_first_line(error)}") from error
+
+
+def read_lines(path: Path) -> polars.Series:
+    """The lines of a text file as lists of words. Raises DataError for one that is cut off or no UTF-8."""
+    import polars as pl
+
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    return pl.Series("words", lines, dtype=pl.String).str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON (cut off?): {_first_line(error)}") from error
+
+
+def seconds(values: polars.Series) -> polars.Series:
+    """Numbers as they are; dates and texts such as 2019-11-24 00:01:03 as seconds since 1970; null where neither."""
+    import polars as pl
+
+    if values.dtype.is_temporal():
+        return values.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    if values.dtype != pl.String:
+        return values.cast(pl.Float64, strict=False)
+    numbers = values.cast(pl.Float64, strict=False)
+    dates = values.str.to_datetime(time_unit="us", strict=False) if numbers.null_count() == len(values) else None
+    return numbers if dates is None else (dates.dt.epoch("us") / 1e6)
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def _scan(path: Path) -> polars.LazyFrame:
+    """The file with text columns, so that an id or a time that looks odd is ours to name."""
+    import polars as pl
+
+    if path.suffix == ".parquet":
+        return pl.scan_parquet(path)
+    if _suffix(path) in _TABS:
+        return pl.scan_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    return pl.scan_csv(path, infer_schema=False)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

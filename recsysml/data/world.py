@@ -1,0 +1,102 @@
+"""The simulated world as data: a population, and logged slices of its time. Its truth is in `world_truth`.
+
+Same config, same bytes. A slice holds at most about `world_sessions.SLICE` events and depends on no other, so that
+millions of events pass through memory a slice at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsysml.data.interaction_data import Interactions, divide
+from recsysml.data.progress import progress
+from recsysml.data.world_population import Latent, Population, make
+from recsysml.data.world_sessions import Impressions, Requests, n_slices, simulate
+from recsysml.schemas.data import WorldConfig
+
+# goes up when the same config would give other events
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class World:
+    """What a log of the world shows."""
+
+    population: Population
+    seed: int
+    events: int
+    _latent: Latent
+
+    def __len__(self) -> int:
+        """Slices."""
+        return n_slices(self.events)
+
+    def slice(self, index: int) -> tuple[Requests, Impressions]:
+        """The requests that begin in a slice of time, and their impressions; each in order of time.
+
+        A session that begins late in a slice ends in the time of the next.
+        """
+        return simulate(self.population, self._latent, self.seed, self.events, index)[:2]
+
+    def __iter__(self) -> Iterator[tuple[Requests, Impressions]]:
+        return (self.slice(index) for index in range(len(self)))
+
+
+def open_world(config: WorldConfig) -> World:
+    """The population is made at once, the events as they are asked for."""
+    config.validate()
+    population, latent = make(config.users, config.items, config.seed)
+    return World(population, config.seed, config.events, latent)
+
+
+def check(config: WorldConfig) -> None:
+    """Raises ConfigError for a value that cannot work. There is nothing to look for: the world is made, not read."""
+    config.validate()
+
+
+def load(config: WorldConfig) -> Interactions:
+    """Every event of the chosen action as an interaction, with features, titles and friends."""
+    world = open_world(config)
+    users, items, times = [], [], []
+    with progress("simulating the world", config.events) as advance:
+        for _, impressions in world:
+            chosen = np.flatnonzero(getattr(impressions, config.action))
+            users.append(impressions.users[chosen])
+            items.append(impressions.items[chosen])
+            times.append(impressions.times[chosen])
+            advance(len(impressions.items))
+    events = [np.concatenate(parts) for parts in (users, items, times)]
+    population = world.population
+    made_from = [FORMAT, config.users, config.items, config.events, config.seed, config.action, config.split]
+    digest = hashlib.sha256(json.dumps(made_from).encode())
+    for array in events:
+        digest.update(array.tobytes())
+    return Interactions(
+        config.name,
+        digest.hexdigest(),
+        [str(user) for user in range(config.users)],
+        [str(item) for item in range(config.items)],
+        divide(config, *events),
+        population.user_features,
+        population.item_features,
+        population.item_titles,
+        population.friends,
+        split=config.split,
+        fit_range=config.fit_range,
+    )
+
+
+def prepare(config: WorldConfig) -> None:
+    """Nothing to fetch: the world is made anew each time, in seconds."""
+    check(config)
+
+
+def status(config: WorldConfig) -> str:
+    """One line for `recsysml data list`."""
+    check(config)
+    return f"ready: {config.users:,} users, {config.items:,} items and {config.events:,} events are made at first use"

@@ -1,0 +1,146 @@
+"""Two towers: what is known of a user at each moment as one vector, of an item as another, their product as the score.
+
+The user's side reads the items so far (a mean, attention pooling, or the causal transformer of GPT), who the user is
+(four representations to choose from) and the user's features; the item's side its id and its features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recsysml.nn.attention import CausalSelfAttention
+from recsysml.nn.block import Block
+from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture, TableEmbedding
+from recsysml.nn.mlp import make_mlp
+from recsysml.nn.norm import make_norm
+from recsysml.nn.pooling import CausalAttentionPooling, causal_mean
+from recsysml.schemas.retrievers import TwoTowerConfig
+
+
+class TwoTower(nn.Module):
+    """Index `n_items` is the start token that every sequence begins with, and the padding behind a short one.
+
+    A user that training never met (index -1) is one without a memory: its history, features and cohort still speak.
+    """
+
+    item_features: Tensor  # (n_items + 1, Fi), a row of zeros for the start token
+    user_features: Tensor  # (n_users + 1, Fu), a row of zeros for a user never met
+
+    def __init__(
+        self,
+        config: TwoTowerConfig,
+        n_items: int,
+        n_users: int,
+        item_features: Tensor | None = None,
+        user_features: Tensor | None = None,
+    ) -> None:
+        """item_features (n_items, Fi) and user_features (n_users, Fu): numbers, kept with the weights."""
+        super().__init__()
+        config.validate()
+        self.config = config
+        self.n_items, self.n_users = n_items, n_users
+        self.context_length = config.context_length
+        width = config.d_model
+        self.register_buffer("item_features", _with_unknown(item_features, n_items))
+        self.register_buffer("user_features", _with_unknown(user_features, n_users))
+        n_item, n_user = self.item_features.shape[1], self.user_features.shape[1]
+
+        self.item_embedding = nn.Embedding(n_items + 1, width)
+        nn.init.normal_(self.item_embedding.weight, std=0.02)
+        self.item_projection = nn.Linear(n_item, width, bias=False) if n_item else None
+        self.item_tower = _tower(width, config.d_hidden, width, config.dropout)
+
+        self.pooling = CausalAttentionPooling(width) if config.history == "attention" else None
+        self.blocks = nn.ModuleList(
+            self._block() for _ in range(config.n_layers if config.history == "transformer" else 0)
+        )
+        self.history_norm = make_norm("layernorm", width) if config.history == "transformer" else None
+
+        kind = config.user
+        self.memory: nn.Module | None = None
+        if kind in ("id_table", "mixture"):
+            self.memory = TableEmbedding(n_users, width)
+            nn.init.normal_(self.memory.table.weight, std=0.02)
+        elif kind == "deep_hash":
+            self.memory = DeepHashEmbedding(width)
+        self.cohort = (
+            CohortEmbedding(width + n_user, config.n_cohorts, width) if kind in ("cohort", "mixture") else None
+        )
+        self.mixture = GatedMixture() if kind == "mixture" else None
+        self.user_tower = _tower(
+            width + n_user + (0 if kind == "none" else width), config.d_hidden, width, config.dropout
+        )
+
+    def _block(self) -> Block:
+        width, dropout = self.config.d_model, self.config.dropout
+        attention = CausalSelfAttention(width, self.config.n_heads, dropout=dropout)
+        return Block(width, attention, make_mlp("gelu", width, True), norm="layernorm", bias=True, dropout=dropout)
+
+    def forward(self, inputs: Tensor, users: Tensor) -> Tensor:
+        """inputs (B, T) item indices, users (B,) indices or -1 -> (B, T, C): position t has seen inputs 0 .. t."""
+        if inputs.shape[1] > self.context_length:
+            raise ValueError(f"{inputs.shape[1]} items, and the context is {self.context_length}: give the last ones")
+        real = inputs != self.n_items  # (B, T)
+        x = F.dropout(self._item_inputs(inputs), self.config.dropout, self.training)  # (B, T, C)
+        history = self._history(x, real)  # (B, T, C)
+        features = self.user_features[torch.where(users < 0, self.n_users, users)]  # (B, Fu)
+        features = features[:, None].expand(-1, inputs.shape[1], -1)  # (B, T, Fu)
+        parts = [history, features]
+        if self.config.user != "none":
+            parts.append(self._user(users, torch.cat(parts, dim=-1), real.cumsum(dim=1)))
+        vectors = self.user_tower(torch.cat(parts, dim=-1)) + history  # the history's way round the tower
+        return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
+
+    def item_matrix(self) -> Tensor:
+        """(n_items, C): the vectors of all items."""
+        items = self._item_inputs(torch.arange(self.n_items, device=self.item_embedding.weight.device))
+        vectors = self.item_tower(items) + items
+        return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
+
+    def _item_inputs(self, items: Tensor) -> Tensor:
+        """(...) indices -> (..., C): id and features of each item, before any tower."""
+        x = self.item_embedding(items)
+        return x if self.item_projection is None else x + self.item_projection(self.item_features[items])
+
+    def _history(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), (B, T) -> (B, T, C)."""
+        if self.pooling is not None:
+            return self.pooling(x, real)
+        if self.history_norm is None:
+            return causal_mean(x, real)
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.history_norm(x)
+
+    def _user(self, users: Tensor, known: Tensor, events: Tensor) -> Tensor:
+        """users (B,), known (B, T, C + Fu), events so far (B, T) -> (B, T, C)."""
+        memory, cohort = None, None
+        if self.memory is not None:
+            if self.training and self.config.user_dropout:  # so that a user without a memory is nothing new
+                hidden = torch.rand(users.shape, device=users.device) < self.config.user_dropout
+                users = torch.where(hidden, -1, users)
+            memory = self.memory(users)[:, None].expand(-1, known.shape[1], -1)
+        if self.cohort is not None:
+            cohort = self.cohort(known)
+        if self.mixture is not None and memory is not None and cohort is not None:
+            return self.mixture(memory, cohort, torch.where(users[:, None] < 0, 0, events))
+        found = memory if memory is not None else cohort
+        assert found is not None
+        return found
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The 2-D weights inside towers and blocks, for Muon; not embeddings and not what reads raw features."""
+        return [p for part in (self.blocks, self.user_tower, self.item_tower) for p in part.parameters() if p.ndim == 2]
+
+
+def _tower(inputs: int, hidden: int, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+
+
+def _with_unknown(features: Tensor | None, n: int) -> Tensor:
+    if features is None:
+        return torch.zeros(n + 1, 0)
+    assert len(features) == n, f"{len(features)} rows of features for {n}"
+    return F.pad(features.float(), (0, 0, 0, 1))

@@ -1,0 +1,157 @@
+"""Nearest items by inner product: exact, or by a faiss index whose recall against exact was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recsysml.errors import ConfigError
+from recsysml.files import sha256, write_atomic, write_json
+
+logger = logging.getLogger("recsysml")
+
+KINDS = ("flat", "ivf", "hnsw", "ivf_pq")
+INDEX, DESCRIPTION = "index.faiss", "index.json"
+RECALL_AT = 100
+WANTED_RECALL = 0.99  # the search is widened until it is reached, or everything is searched
+MEASURED_QUERIES = 1000
+
+
+def exact_top_k(queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k items of largest product with each query, best first, and the products: (R, k) int64 and float32.
+
+    queries (R, C), items (I, C). faiss goes through both in blocks: the R x I products are never held.
+    Places that no item is left for hold -1 and -inf.
+    """
+    values, found = faiss.knn(_rows(queries), _rows(items), min(k, len(items)), metric=faiss.METRIC_INNER_PRODUCT)
+    missing = ((0, 0), (0, k - found.shape[1]))
+    return np.pad(found, missing, constant_values=-1), np.pad(values, missing, constant_values=-np.inf)
+
+
+def chosen(kind: str, n_items: int) -> str:
+    """auto as a kind: exact up to 20,000 items, where it takes no longer; quantised from a million on, for memory."""
+    if kind != "auto":
+        return kind
+    return "flat" if n_items <= 20_000 else "ivf" if n_items <= 1_000_000 else "ivf_pq"
+
+
+@dataclass(frozen=True)
+class Index:
+    """A faiss index of item vectors and what is known of it."""
+
+    faiss: Any
+    description: dict[str, Any]  # kind, items, width, vectors (sha256), recall@k against exact, how it is searched
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(R, C) -> items (R, k) int64, best first, -1 where none was found, and products (R, k) float32."""
+        values, found = self.faiss.search(_rows(queries), min(k, self.faiss.ntotal))
+        missing = ((0, 0), (0, k - found.shape[1]))
+        found, values = np.pad(found, missing, constant_values=-1), np.pad(values, missing, constant_values=-np.inf)
+        return found, np.where(found < 0, np.float32(-np.inf), values)
+
+    def save(self, folder: Path) -> None:
+        """Write index.faiss and then index.json, which holds its checksum: each whole or not at all."""
+        write_atomic(folder / INDEX, faiss.serialize_index(self.faiss).tobytes())
+        write_json(folder / DESCRIPTION, {**self.description, "sha256": sha256(folder / INDEX)})
+
+
+def build(items: np.ndarray, queries: np.ndarray, kind: str = "auto") -> Index:
+    """An index of items (I, C), searched as widely as it takes to find 99% of what exact search finds for `queries`.
+
+    queries (R, C): such as it will be asked, user vectors; up to 1,000 of them are used. Raises ConfigError for an
+    unknown kind.
+    """
+    items, kind = _rows(items), chosen(kind, len(items))
+    if kind not in KINDS:
+        raise ConfigError(f"index {kind}: it is one of auto, {', '.join(KINDS)}.")
+    made = _empty(kind, *items.shape)
+    if not made.is_trained:
+        made.train(items)
+    made.add(items)
+    asked = queries[:: max(1, len(queries) // MEASURED_QUERIES)][:MEASURED_QUERIES]
+    description: dict[str, Any] = {"kind": kind, "items": len(items), "width": items.shape[1], "vectors": _sum(items)}
+    k = min(RECALL_AT, len(items))
+    truth = exact_top_k(asked, items, k)[0]
+    recall = None
+    for setting in _settings(kind, made):
+        for name, value in setting.items():
+            setattr(made.hnsw if kind == "hnsw" else made, name, value)
+        found = made.search(_rows(asked), k)[1]
+        recall = _overlap(found, truth)
+        description |= setting
+        if recall >= WANTED_RECALL:
+            break
+    return Index(made, {**description, f"recall@{RECALL_AT}": recall, "measured_on": len(asked)})
+
+
+def load(folder: Path, items: np.ndarray, queries: np.ndarray) -> Index:
+    """The index of a folder; built anew, with a warning, where it is missing, damaged or one of other vectors."""
+    reason, kind = "", "auto"
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+        kind = description["kind"] if description["kind"] in KINDS else "auto"
+        if description["vectors"] != _sum(_rows(items)):
+            reason = "it was made of other vectors"
+        elif description["sha256"] != sha256(folder / INDEX):
+            reason = "its checksum is wrong"
+        else:
+            content = np.frombuffer((folder / INDEX).read_bytes(), np.uint8)
+            return Index(faiss.deserialize_index(content), description)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"it cannot be read ({type(error).__name__})"
+    logger.warning("the index in %s is not used: %s; building it anew", folder, reason)
+    return build(items, queries, kind)
+
+
+def _empty(kind: str, n_items: int, width: int) -> Any:
+    inner = faiss.METRIC_INNER_PRODUCT
+    if kind == "flat":
+        return faiss.IndexFlatIP(width)
+    if kind == "hnsw":
+        return faiss.IndexHNSWFlat(width, 32, inner)
+    # about 4 sqrt(n) cells, and no fewer than the 39 vectors a cell that faiss wants to train on
+    cells = max(1, min(int(4 * math.sqrt(n_items)), n_items // 39))
+    quantizer = faiss.IndexFlatIP(width)
+    if kind == "ivf":
+        made: Any = faiss.IndexIVFFlat(quantizer, width, cells, inner)
+    else:
+        # codes of about 4 numbers a byte; few vectors cannot fill a code book of 256
+        pieces = next(n for n in range(max(1, width // 4), 0, -1) if width % n == 0)
+        bits = max(1, min(8, int(math.log2(max(2, n_items // 39)))))
+        made = faiss.IndexIVFPQ(quantizer, width, cells, pieces, bits, inner)
+    made.own_fields = True
+    quantizer.this.disown()  # type: ignore[attr-defined]
+    return made
+
+
+def _settings(kind: str, made: Any) -> list[dict[str, int]]:
+    """How widely to search, from narrow to everything."""
+    if kind == "flat":
+        return [{}]
+    if kind == "hnsw":
+        return [{"efSearch": 2**power} for power in range(6, 12)]
+    powers = range(int(math.log2(made.nlist)) + 1)
+    return [{"nprobe": 2**power} for power in powers] + [{"nprobe": made.nlist}]
+
+
+def _overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean share of each row of `truth` (R, k) that stands in the row of `found` (R, k)."""
+    width = int(max(found.max(), truth.max())) + 1
+    rows = np.arange(len(truth))[:, None] * width
+    return float(np.isin((truth + rows).ravel(), (found + rows)[found >= 0]).mean())
+
+
+def _rows(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _sum(items: np.ndarray) -> str:
+    return hashlib.sha256(items.tobytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""A trained retriever's checkpoint: what is written into it, and the retriever it becomes again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsysml import lazy
+from recsysml.data.interaction_data import Interactions
+from recsysml.engine import checkpoint
+from recsysml.errors import ConfigError, JobError
+from recsysml.models import KINDS as MODELS
+from recsysml.models.encoder import EncoderRetriever
+from recsysml.models.retriever import Retriever
+from recsysml.schemas import SCHEMAS
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A retriever and the names behind its indices."""
+
+    retriever: Retriever
+    kind: str
+    name: str
+    parameters: int
+    user_ids: list[str]
+    item_ids: list[str]
+    fingerprint: str  # of the data it learnt from
+
+    def check_ids(self, data: Interactions) -> None:
+        """Raises ConfigError where an index means one item to the model and another to the data."""
+        if self.item_ids != data.item_ids or self.user_ids != data.user_ids:
+            raise ConfigError(
+                f"{data.name} has other users or items than the checkpoint learnt from: choose the data it came from"
+            )
+
+
+def metadata(config: Any, name: str, data: Interactions, widths: dict[str, int] | None = None) -> dict[str, Any]:
+    """What a retriever's checkpoint.json says beside the weights: enough to build the model and to name its indices.
+
+    widths: columns of `item_features` and `user_features`, for a model that keeps them.
+    """
+    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids), "features": widths}
+    return {
+        "model": {"name": name, "kind": config.kind, "config": dataclasses.asdict(config), **sizes},
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "ids": {"users": data.user_ids, "items": data.item_ids},
+    }
+
+
+def build(config: Any, n_items: int, n_users: int, **features: torch.Tensor) -> Any:
+    """The untrained model of a config: counted ones know items only, networks also how many users there are.
+
+    features: `item_features` (I, Fi), `user_features` (U, Fu), each where there are any, for a model that reads them.
+    """
+    made = lazy.resolve(MODELS[config.kind])
+    return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users, **features)
+
+
+def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
+    """The retriever of a checkpoint folder. Raises JobError for a damaged one, ConfigError for another model's."""
+    tensors, found = checkpoint.load_weights(folder)
+    described = found.get("model", {})
+    if "ids" not in found or described.get("kind") not in SCHEMAS["model"]:
+        raise ConfigError(f"{folder} holds a model of kind {described.get('kind')!r}, not a retriever")
+    try:
+        config = lazy.resolve(SCHEMAS["model"][described["kind"]])(**described["config"])
+    except TypeError as error:
+        raise JobError(f"{folder} was written by another version: {error}") from error
+    rows = {"item_features": described["n_items"], "user_features": described["n_users"]}
+    # what is read from the checkpoint takes the place of the zeros
+    empty = {part: torch.zeros(rows[part], width) for part, width in (described.get("features") or {}).items()}
+    model = build(config, described["n_items"], described["n_users"], **empty)
+    if config.trainers == ("fit",):
+        model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
+        retriever: Retriever = model
+    else:
+        checkpoint.put_weights(model, tensors, folder)
+        retriever = EncoderRetriever(model.to(device).eval(), device)
+    return Opened(
+        retriever,
+        described["kind"],
+        described["name"],
+        sum(tensor.numel() for tensor in tensors.values()),
+        found["ids"]["users"],
+        found["ids"]["items"],
+        found["data"]["fingerprint"],
+    )

@@ -1,0 +1,104 @@
+"""A trained retriever at work: recommendations for one history, and its vectors, index and names as files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from recsysml.data.interaction_data import Interactions
+from recsysml.errors import ConfigError
+from recsysml.files import write_atomic, write_json
+from recsysml.models.encoder import EncoderRetriever
+from recsysml.models.histories import Histories
+from recsysml.models.retriever import recommend
+from recsysml.retrieval import index as indexes
+from recsysml.retrieval.opening import Opened
+from recsysml.schemas.checks import nearest
+
+
+def everything(data: Interactions, users: np.ndarray) -> Histories:
+    """All that is known of `users` (R,) today: their events of every split."""
+    parts = data.splits.values()
+    return Histories.of_events(
+        np.concatenate([part.users for part in parts]),
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.times for part in parts]),
+        users,
+    )
+
+
+def history_of_user(opened: Opened, data: Interactions, user: str) -> Histories:
+    """One row: what the data knows of a user. Raises ConfigError for a user it does not have."""
+    opened.check_ids(data)
+    if user not in data.user_ids:
+        near = nearest(user, data.user_ids)
+        hint = f"Did you mean: {near}? " if near else ""
+        raise ConfigError(f"--user {user}: {data.name} has no such user. {hint}For a new one give --history item,item.")
+    return everything(data, np.array([data.user_ids.index(user)]))
+
+
+def history_of_items(opened: Opened, names: list[str]) -> Histories:
+    """One row: a user the model has never met, who turned to these items, oldest first. ConfigError for an unknown."""
+    known = {name: number for number, name in enumerate(opened.item_ids)}
+    for name in names:
+        if name not in known:
+            near = nearest(name, opened.item_ids)
+            hint = f" Did you mean: {near}?" if near else ""
+            raise ConfigError(f"--history: there is no item {name}.{hint}")
+    items = np.array([known[name] for name in names], np.int64)
+    return Histories(np.array([-1]), np.array([0, len(items)]), items, np.arange(len(items), dtype=float))
+
+
+def recommendations(
+    opened: Opened, history: Histories, k: int, *, mask_seen: bool, folder: Path | None = None
+) -> list[tuple[str, float]]:
+    """The k best items for one row, with their scores, best first.
+
+    folder: where the item vectors' index lies; a retriever without vectors, or no folder, is asked for all its scores.
+    """
+    retriever = opened.retriever
+    if folder is None or not isinstance(retriever, EncoderRetriever):
+        items, scores = (found[0] for found in recommend(retriever, history, k, mask_seen=mask_seen))
+    else:
+        query = retriever.user_vectors(history)  # (1, C)
+        seen = np.unique(history.items) if mask_seen else np.array([], np.int64)
+        found = indexes.load(folder, retriever.item_vectors(), query).search(query, k + len(seen))
+        fresh = ~np.isin(found[0][0], seen)
+        items, scores = found[0][0][fresh][:k], found[1][0][fresh][:k]
+    real = items >= 0
+    return [(opened.item_ids[item], float(score)) for item, score in zip(items[real], scores[real], strict=True)]
+
+
+def export(opened: Opened, folder: Path, histories: Histories | None, kind: str = "auto") -> dict[str, Any]:
+    """Write item_vectors.npy, item_ids.json, index.faiss and index.json and, for the rows of `histories`,
+    user_vectors.npy and user_ids.json; row i of a table is name i. Returns the index's description.
+
+    The index's recall is measured on the users' vectors, else on the items' own. Raises ConfigError for a retriever
+    without vectors, or a folder that holds other files already.
+    """
+    if not isinstance(opened.retriever, EncoderRetriever):
+        raise ConfigError(f"{opened.name} has no vectors to export: it scores items by counts")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / indexes.INDEX).is_file()):
+        raise ConfigError(f"{folder} is not an empty folder: choose another")
+    items = opened.retriever.item_vectors()
+    queries = items if histories is None else _in_parts(opened.retriever, histories)
+    made = indexes.build(items, queries, kind)
+    tables = {"item": (items, opened.item_ids)}
+    if histories is not None:
+        tables["user"] = (queries, [opened.user_ids[user] for user in histories.users])
+    for name, (vectors, ids) in tables.items():
+        buffer = io.BytesIO()
+        np.save(buffer, vectors.astype(np.float32), allow_pickle=False)
+        write_atomic(folder / f"{name}_vectors.npy", buffer.getvalue())
+        write_json(folder / f"{name}_ids.json", ids)
+    made.save(folder)
+    return made.description
+
+
+def _in_parts(retriever: EncoderRetriever, histories: Histories, rows: int = 512) -> np.ndarray:
+    """(R, C) user vectors, so many rows at a time."""
+    parts = [retriever.user_vectors(histories.part(at, at + rows)) for at in range(0, len(histories), rows)]
+    return cast(np.ndarray, np.concatenate(parts))

@@ -1,0 +1,161 @@
+"""Config of every model that finds items for users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import above, at_least, one_of, share
+
+
+@dataclass
+class _CountedFields:
+    """What all retrievers share that are computed from counts in one go."""
+
+    accepts: ClassVar[str] = "interactions"
+    trainers: ClassVar[tuple[str, ...]] = ("fit",)
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+
+
+@dataclass
+class PopularityConfig(_CountedFields):
+    """Every user is shown what most training events were about."""
+
+    kind: str = "popularity"
+    # a label of the YAML: the model's name in results.json
+    name: str = "popularity"
+
+
+@dataclass
+class RecentPopularityConfig(_CountedFields):
+    """Popularity in which events count the less the longer they lie back."""
+
+    kind: str = "recent_popularity"
+    name: str = "recent_popularity"
+    # after how long an event counts half, as a share of the time that the training events span
+    half_life: float = 0.02
+
+    def validate(self) -> None:
+        above("model.half_life", self.half_life, 0)
+
+
+@dataclass
+class SeqKnnConfig(_CountedFields):
+    """Which items followed which, counted with decay."""
+
+    kind: str = "seq_knn"
+    name: str = "seq_knn"
+    # how many places apart two items of a history may stand to count
+    window: int = 10
+    # what each further place between them multiplies their count by
+    decay: float = 0.8
+    # what each step back in a user's history multiplies an item's say by
+    age_decay: float = 0.8
+    # counts are divided by the item's number of events to this power
+    popularity_power: float = 0.5
+
+    def validate(self) -> None:
+        at_least("model.window", self.window, 1)
+        at_least("model.popularity_power", self.popularity_power, 0)
+        share("model.decay", self.decay, one=True)
+        share("model.age_decay", self.age_decay, one=True)
+
+
+@dataclass
+class EaseConfig(_CountedFields):
+    """The linear item-item model with a closed form (Steck 2019)."""
+
+    kind: str = "ease"
+    name: str = "ease"
+    # weight of the penalty on the squared weights
+    l2: float = 200.0
+    # largest catalogue it is tried on: it inverts a matrix of items x items
+    max_items: int = 20000
+
+    def validate(self) -> None:
+        above("model.l2", self.l2, 0)
+        at_least("model.max_items", self.max_items, 1)
+
+
+@dataclass
+class SASRecConfig:
+    """A causal transformer over a user's items, with the blocks that GPT is made of (Kang & McAuley 2018)."""
+
+    accepts: ClassVar[str] = "interactions"
+    trainers: ClassVar[tuple[str, ...]] = ("retrieval",)
+    reads_features: ClassVar[bool] = False
+
+    kind: str = "sasrec"
+    name: str = "sasrec"
+    n_layers: int = 2
+    n_heads: int = 2
+    d_model: int = 64
+    # the last so many items of a history are read, the start token among them
+    context_length: int = 50
+    # learned or rope
+    position: str = "learned"
+    # layernorm or rmsnorm
+    norm: str = "layernorm"
+    # gelu or swiglu
+    mlp: str = "gelu"
+    bias: bool = True
+    dropout: float = 0.2
+    # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
+    normalise: bool = False
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("n_layers", "n_heads", "d_model", "context_length"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        one_of("model.position", self.position, ("learned", "rope"))
+        one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
+        one_of("model.mlp", self.mlp, ("gelu", "swiglu"))
+        share("model.dropout", self.dropout)
+        if self.d_model % self.n_heads:
+            raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")
+        if self.position == "rope" and self.d_model // self.n_heads % 2:
+            raise ConfigError("model.position=rope needs an even head width, and d_model/n_heads is odd.")
+
+
+@dataclass
+class TwoTowerConfig:
+    """A user tower and an item tower over ids, features and history."""
+
+    accepts: ClassVar[str] = "interactions"
+    trainers: ClassVar[tuple[str, ...]] = ("retrieval",)
+    reads_features: ClassVar[bool] = True
+
+    kind: str = "two_tower"
+    name: str = "two_tower"
+    d_model: int = 64
+    # width inside the towers
+    d_hidden: int = 128
+    # the last so many items of a history are read, the start token among them
+    context_length: int = 50
+    # who the user is: none, id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort,
+    # gated by how much history there is)
+    user: str = "mixture"
+    n_cohorts: int = 32
+    # share of the users that training hides at each step, so that one never met is nothing new
+    user_dropout: float = 0.2
+    # what the user did: mean, attention (pooling without a target) or transformer (GPT's blocks)
+    history: str = "attention"
+    n_layers: int = 2
+    n_heads: int = 2
+    dropout: float = 0.1
+    # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
+    normalise: bool = True
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("d_model", "d_hidden", "context_length", "n_cohorts", "n_layers", "n_heads"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        one_of("model.user", self.user, ("none", "id_table", "deep_hash", "cohort", "mixture"))
+        one_of("model.history", self.history, ("mean", "attention", "transformer"))
+        share("model.dropout", self.dropout)
+        share("model.user_dropout", self.user_dropout)
+        if self.history == "transformer" and self.d_model % self.n_heads:
+            raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")

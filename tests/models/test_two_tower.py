@@ -1,0 +1,105 @@
+"""Two towers under every choice: causal, repeatable, every part learnt, and an answer for who was never met."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recsysml.errors import ConfigError
+from recsysml.models.two_tower import TwoTower
+from recsysml.schemas.retrievers import TwoTowerConfig
+
+_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
+assert _spec and _spec.loader
+contract = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(contract)
+
+USERS = ["none", "id_table", "deep_hash", "cohort", "mixture"]
+HISTORIES = ["mean", "attention", "transformer"]
+INPUTS, IDS = torch.tensor([[11, 3, 1, 4, 1, 5], [11, 9, 2, 6, 5, 3]]), torch.tensor([0, 3])
+
+
+def maker(**switches):
+    config = {"d_model": 16, "d_hidden": 12, "context_length": 8, "n_cohorts": 4, "user_dropout": 0.0} | switches
+
+    def make():
+        generator = torch.Generator().manual_seed(5)
+        features = [torch.randn(n, width, generator=generator) for n, width in ((11, 3), (4, 2))]
+        return TwoTower(TwoTowerConfig(**config), 11, 4, *features)
+
+    return make
+
+
+def logits(model, inputs):
+    return model(inputs, IDS) @ model.item_matrix().T
+
+
+def loss(model):
+    return F.cross_entropy(5 * logits(model, INPUTS[:, :-1]).flatten(0, 1), INPUTS[:, 1:].flatten())
+
+
+@pytest.mark.parametrize(
+    ("user", "history"), [*((user, "attention") for user in USERS), *(("id_table", h) for h in HISTORIES)]
+)
+def test_contract(user, history):
+    make = maker(user=user, history=history)
+    contract.check_causality(make, logits, INPUTS)
+    contract.check_determinism(make, loss)
+    contract.check_state_dict(make, logits, INPUTS)
+    contract.check_gradients(make, loss)
+    model = make()
+    contract.check_hidden_matrices(model, [p for name, p in model.named_parameters() if "embedding" in name])
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_user_never_met_is_answered_from_its_history_alone(user):
+    torch.manual_seed(0)
+    model = maker(user=user)().eval()
+    strangers = model(INPUTS, torch.tensor([-1, -1]))
+    assert torch.isfinite(strangers).all()
+    assert not torch.allclose(strangers[0, -1], strangers[1, -1])
+    twice = model(INPUTS[:1].expand(2, -1), torch.tensor([-1, -7]))
+    torch.testing.assert_close(twice[0], twice[1]) if user != "deep_hash" else None
+
+
+def test_what_is_not_asked_for_does_not_matter():
+    """Without a representation of the user two users of equal features get one vector; with a table they do not."""
+    for user, same in (("none", True), ("cohort", True), ("id_table", False), ("deep_hash", False)):
+        torch.manual_seed(0)
+        model = maker(user=user)().eval()
+        model.user_features.zero_()
+        found = model(INPUTS[:1].expand(2, -1), torch.tensor([0, 3]))
+        assert torch.allclose(found[0], found[1]) == same, user
+
+
+def test_a_hidden_user_is_one_never_met():
+    torch.manual_seed(0)
+    model = maker(user="id_table", user_dropout=0.999, dropout=0.0)().train()
+    model.user_features.zero_()
+    torch.testing.assert_close(model(INPUTS, IDS), model.eval()(INPUTS, torch.tensor([-1, -1])))
+
+
+def test_features_change_items_and_users_and_are_kept_with_the_weights():
+    torch.manual_seed(0)
+    model = maker()().eval()
+    items, users = model.item_matrix(), model(INPUTS, IDS)
+    model.item_features[4] += 1
+    model.user_features[3] += 1
+    assert (model.item_matrix() != items).any(dim=1).nonzero().flatten().tolist() == [4]
+    assert not torch.allclose(model(INPUTS, IDS)[1, -1], users[1, -1])
+    assert {"item_features", "user_features"} <= set(model.state_dict())
+
+
+def test_vectors_have_length_one_if_asked_for():
+    model = maker()().eval()
+    torch.testing.assert_close(model.item_matrix().norm(dim=1), torch.ones(11))
+    assert not torch.allclose(maker(normalise=False)().item_matrix().norm(dim=1), torch.ones(11))
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.user=tabel: Did you mean|model\.user=tabel: It is one of"):
+        TwoTower(TwoTowerConfig(user="tabel"), 5, 2)
+    with pytest.raises(ConfigError, match="multiple"):
+        TwoTower(TwoTowerConfig(history="transformer", d_model=15), 5, 2)

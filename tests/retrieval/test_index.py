@@ -1,0 +1,94 @@
+"""Indexes against a sort of all products; damaged ones are never served."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recsysml.errors import ConfigError
+from recsysml.retrieval import index
+
+
+def vectors(n=2000, width=16, seed=0):
+    """Clustered, as trained vectors are: (items, queries)."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(20, width))
+    items = centres[rng.integers(20, size=n)] + 0.3 * rng.normal(size=(n, width))
+    queries = centres[rng.integers(20, size=50)] + 0.3 * rng.normal(size=(50, width))
+    return items.astype(np.float32), queries.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_is_a_sort_of_all_products(seed):
+    items, queries = vectors(n=300, seed=seed)
+    found, values = index.exact_top_k(queries, items, 7)
+    products = queries.astype(np.float64) @ items.T.astype(np.float64)
+    assert found.tolist() == np.argsort(-products, axis=1)[:, :7].tolist()
+    assert values == pytest.approx(np.take_along_axis(products, found, axis=1), rel=1e-5)
+    few, none = index.exact_top_k(queries, items[:3], 5)
+    assert (few[:, 3:] == -1).all()
+    assert np.isneginf(none[:, 3:]).all()
+
+
+@pytest.mark.parametrize("kind", index.KINDS)
+def test_the_recall_that_is_written_is_the_recall_there_is(kind, tmp_path):
+    items, queries = vectors()
+    made = index.build(items, queries, kind)
+    made.save(tmp_path)
+    truth = index.exact_top_k(queries, items, 100)[0]
+    found = index.load(tmp_path, items, queries).search(queries, 100)[0]
+    recall = np.mean([len(set(a) & set(b)) / 100 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
+    written = json.loads((tmp_path / "index.json").read_text())
+    assert written["recall@100"] == pytest.approx(recall)
+    assert written["kind"] == kind
+    assert recall >= (0.5 if kind == "ivf_pq" else 0.99)  # codes of 4 bytes lose some however widely one searches
+    if kind == "ivf":
+        assert written["nprobe"] < made.faiss.nlist  # not by searching everything
+
+
+def test_the_catalogues_size_chooses():
+    assert [index.chosen("auto", n) for n in (100, 20_000, 20_001, 2_000_000)] == ["flat", "flat", "ivf", "ivf_pq"]
+    assert index.chosen("hnsw", 100) == "hnsw"
+    with pytest.raises(ConfigError, match="one of auto, flat"):
+        index.build(*vectors(n=50), kind="annoy")
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf_pq", "hnsw"])
+def test_a_catalogue_of_a_few_items_works_too(kind):
+    items, queries = vectors(n=10)
+    found, values = index.build(items, queries, kind).search(queries, 12)
+    assert (found[:, 10:] == -1).all()
+    assert np.isneginf(values[:, 10:]).all()
+    assert all(set(row[:10]) == set(range(10)) for row in found.tolist()) or kind == "hnsw"
+
+
+def damage_content(folder, items):
+    data = bytearray((folder / "index.faiss").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "index.faiss").write_bytes(data)
+    return items, "checksum"
+
+
+def damage_description(folder, items):
+    (folder / "index.json").write_text('{"kind": "fl')
+    return items, "cannot be read"
+
+
+def remove(folder, items):
+    (folder / "index.faiss").unlink()
+    return items, "cannot be read"
+
+
+def change_vectors(folder, items):
+    return items[::-1].copy(), "other vectors"
+
+
+@pytest.mark.parametrize("harm", [damage_content, damage_description, remove, change_vectors])
+def test_a_damaged_or_mismatching_index_is_built_anew_with_a_warning(tmp_path, caplog, harm):
+    items, queries = vectors(n=200)
+    index.build(items, queries).save(tmp_path)
+    items, reason = harm(tmp_path, items)
+    found = index.load(tmp_path, items, queries).search(queries, 5)[0]
+    assert found.tolist() == index.exact_top_k(queries, items, 5)[0].tolist()
+    assert reason in caplog.text
+    assert len(caplog.records) == 1

@@ -1,0 +1,66 @@
+"""Counted models through the whole command: trained, judged, opened again."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsysml.cli import main
+from recsysml.retrieval.opening import open_retriever
+
+
+@pytest.fixture
+def events(tmp_path):
+    """Users walk round a ring of 20 items: what comes next is what came after it before."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(30):
+        start = rng.integers(20)
+        rows += [(f"u{user}", f"i{(start + step) % 20:02d}", 100 * step + user) for step in range(12)]
+    file = tmp_path / "events.csv"
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(file)
+    return file
+
+
+def run_of(folder, command):
+    (path,) = (folder / command).iterdir()
+    return path, json.loads((path / "results.json").read_text())
+
+
+def test_seq_knn_learns_the_ring_and_popularity_cannot(events, own_outputs, capsys):
+    choices = ["data=interactions", f"data.path={events}", "data.split=last_out", "eval.ks=[1,3]", "device=cpu"]
+    assert main(["train", "model=seq_knn", "model.age_decay=0.1", *choices]) == 0
+    path, results = run_of(own_outputs, "train")
+    found = results["metrics"]["test/recall@1"]
+    assert found["value"] == 1.0
+    assert found["baseline"] < 0.5
+    assert set(found["baselines"]) == {"recent_popularity", "seq_knn", "ease"}
+    assert results["protocol"]["ties"] == "mid-rank"
+    assert results["protocol"]["mask_seen"] is True
+    assert results["artifacts"]["checkpoint"] == "checkpoints/best"
+    opened = open_retriever(path / "checkpoints" / "best")
+    assert opened.item_ids == [f"i{i:02d}" for i in range(20)]
+
+    assert main(["eval", "checkpoint=last", "data.split=last_out"]) == 0
+    _, again = run_of(own_outputs, "eval")
+    assert again["metrics"] == {k: v for k, v in results["metrics"].items() if k.startswith("test/")}
+
+
+@pytest.mark.parametrize("model", ["popularity", "recent_popularity", "ease"])
+def test_the_other_counted_models_run(events, own_outputs, model):
+    choices = ["data=interactions", f"data.path={events}", "eval.baselines=[popularity]", "device=cpu"]
+    assert main(["train", f"model={model}", *choices]) == 0
+    _, results = run_of(own_outputs, "train")
+    assert results["run"]["status"] == "ok"
+    assert 0 <= results["metrics"]["val/ndcg@20"]["value"] <= 1
+    assert results["model"]["kind"] == model
+
+
+def test_other_ids_than_the_checkpoint_learnt_are_refused(events, own_outputs, tmp_path, capsys):
+    choices = ["data=interactions", f"data.path={events}", "device=cpu"]
+    assert main(["train", "model=popularity", "eval.baselines=[]", *choices]) == 0
+    other = tmp_path / "other.csv"
+    other.write_text(events.read_text().replace("i07", "new"))
+    assert main(["eval", f"data.path={other}"]) == 1
+    assert "other users or items" in capsys.readouterr().err

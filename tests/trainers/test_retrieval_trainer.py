@@ -1,0 +1,251 @@
+"""The real trainer on a tiny world: it learns, whatever the loss; stopped and resumed it gives the same numbers."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsysml import job
+from recsysml.cli import main
+from recsysml.data.features import no_features
+from recsysml.data.interactions import load
+from recsysml.engine import loop
+from recsysml.errors import Interrupted
+from recsysml.evals.retrieval import judge
+from recsysml.losses.gbce import gbce
+from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
+from recsysml.results import Run
+from recsysml.retrieval.opening import open_retriever
+from recsysml.retrieval.questions import questions
+from recsysml.schemas.data import InteractionsConfig
+from recsysml.schemas.evals import RetrievalEvalConfig
+from recsysml.schemas.retrievers import SASRecConfig, TwoTowerConfig
+from recsysml.schemas.run import RunConfig, TrackerConfig
+from recsysml.schemas.trainers import RetrievalTrainerConfig
+from recsysml.trainers.retrieval import RowLoss
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch():
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """Users walk round a ring of 20 items, all at once: only the order says what comes next."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(40):
+        start = rng.integers(20)
+        rows += [(f"u{user:02d}", f"i{(start + step) % 20:02d}", 100 * step + user) for step in range(10)]
+    file = tmp_path / "events.csv"
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(file)
+    return file
+
+
+def configure(ring, model=None, **trainer):
+    plain = {"max_steps": 60, "batch_size": 20, "lr": 1e-2, "warmup_steps": 5, "precision": "fp32"}
+    plain |= {"eval_every": 20, "checkpoint_every": 10, "uniform_negatives": 15}
+    return RunConfig(
+        model=model or SASRecConfig(d_model=16, n_layers=1, context_length=8, dropout=0.1),
+        data=InteractionsConfig(path=str(ring), split="last_out"),
+        trainer=RetrievalTrainerConfig(**{**plain, **trainer}),
+        eval=RetrievalEvalConfig(ks=[1, 5], baselines=["popularity"], batch_size=25),
+        tracker=TrackerConfig(mode="disabled"),
+        device="cpu",
+        threads=1,
+        progress="never",
+    )
+
+
+def train(config, root, resume=None):
+    config = job.resolve(config)
+    if resume is None:
+        run = Run.create(root, "train", "sasrec", argv=[], config=job.to_dict(config), overrides=[])
+    else:
+        run = Run.reopen(resume)
+    job.run(config, run)
+    return run.path
+
+
+def results(path):
+    return json.loads((path / "results.json").read_text())
+
+
+def lines(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "events_per_second")} for row in rows]
+
+
+LOSSES: list[dict[str, Any]] = [
+    {"loss": "full"},
+    {"loss": "sampled"},
+    {"loss": "sampled", "uniform_negatives": 0, "in_batch_negatives": 40, "mask_known": True, "row_weights": "user"},
+    {"loss": "sampled", "uniform_negatives": 5, "in_batch_negatives": 20, "hard_negatives": 3, "logq": False},
+    {"loss": "sampled", "logq_positive": True},
+]
+
+
+@pytest.mark.parametrize("settings", LOSSES, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items()))
+def test_the_ring_is_learnt_by_every_loss(ring, tmp_path, settings):
+    found = results(train(configure(ring, **settings), tmp_path))
+    metric = found["metrics"]["test/recall@1"]
+    assert metric["value"] > 0.9
+    assert metric["baseline"] < 0.4
+    assert found["throughput"]["unit"] == "events/s"
+    assert found["protocol"]["candidates"] == "full"
+
+
+def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_path, monkeypatch):
+    features = dataclasses.replace(no_features(20), vectors=np.eye(20, dtype=np.float32))
+    loaded = load(InteractionsConfig(path=str(ring), split="last_out"))
+    interactions = dataclasses.replace(loaded, item_features=features)
+    monkeypatch.setattr("recsysml.data.interactions.load", lambda config: interactions)
+    model = TwoTowerConfig(d_model=16, d_hidden=32, context_length=8, history="transformer", n_layers=1)
+    settings = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1, "max_steps": 80}
+    path = train(configure(ring, model, **settings), tmp_path)
+    assert results(path)["metrics"]["test/recall@1"]["value"] > 0.8
+    opened = open_retriever(path / "checkpoints" / "best")
+    assert opened.kind == "two_tower"
+    asked = questions(interactions, "test", mask_seen=True)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch):
+    config = configure(ring, max_steps=25, loss="sampled", in_batch_negatives=10, log_every=1)
+    whole = train(config, tmp_path / "whole")
+
+    log = Run.log
+
+    def stop(self, step, values):
+        log(self, step, values)
+        if step == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", stop)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped")
+    monkeypatch.setattr(Run, "log", log)
+    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    train(config, tmp_path, resume=path)
+    assert lines(path) == lines(whole)
+    assert results(path)["metrics"] == results(whole)["metrics"]
+
+
+def test_the_best_weights_are_those_of_the_highest_ndcg(ring, tmp_path, monkeypatch):
+    seen = {}
+    fit = loop.fit
+
+    def remember(*arguments, **more):
+        seen["fitted"] = fit(*arguments, **more)
+        return seen["fitted"]
+
+    monkeypatch.setattr("recsysml.trainers.retrieval.fit", remember)
+    path = train(configure(ring, eval_every=10), tmp_path)
+    ndcg = {row["step"]: row["val/ndcg@1"] for row in lines(path) if "val/ndcg@1" in row}
+    assert seen["fitted"].best_value == max(ndcg.values())
+    assert ndcg[seen["fitted"].best_step] == max(ndcg.values())
+    assert results(path)["metrics"]["val/ndcg@1"]["value"] == max(ndcg.values())
+
+
+def test_the_loss_counts_real_targets_alone():
+    """Against cross-entropy row by row; what stands in the padding's states does not matter."""
+    torch.manual_seed(0)
+    states, items = torch.randn(3, 4, 5), torch.randn(7, 5)
+    targets = torch.tensor([[1, 2, -100, -100], [3, -100, -100, -100], [6, 5, 4, 0]])
+    users, counts = torch.arange(3), torch.arange(1, 8)
+    for weights, temperature in (("none", 1.0), ("item", 0.5), ("user", 1.0)):
+        settings = RetrievalTrainerConfig(row_weights=weights, temperature=temperature)
+        loss = RowLoss(settings, counts, torch.tensor([4, 9, 1]))
+        total, norm = 0.0, 0.0
+        for b, t in (targets >= 0).nonzero().tolist():
+            own = torch.log_softmax(items @ states[b, t] / temperature, dim=0)[targets[b, t]]
+            weight = {"none": 1.0, "item": float(counts[targets[b, t]]) ** -0.5, "user": (4, 9, 1)[b] ** -0.5}[weights]
+            total, norm = total - weight * float(own), norm + weight
+        assert float(loss(states, items, targets, users)) == pytest.approx(total / norm, rel=1e-5)
+        changed = states.clone()
+        changed[targets < 0] = 1e3
+        assert torch.equal(loss(changed, items, targets, users), loss(states, items, targets, users))
+
+
+@pytest.mark.parametrize("kind", ["sampled", "gbce"])
+def test_the_sampled_losses_are_given_the_draws_the_config_asks_for(kind):
+    torch.manual_seed(0)
+    states, items, counts = torch.randn(2, 3, 5), torch.randn(9, 5), torch.arange(1, 10)
+    targets, users = torch.tensor([[1, 2, -100], [8, 8, 0]]), torch.arange(2)
+    settings = RetrievalTrainerConfig(loss=kind, uniform_negatives=6, in_batch_negatives=2 if kind == "sampled" else 0)
+    loss = RowLoss(settings, counts, torch.ones(2))
+    torch.manual_seed(1)
+    found = loss(states, items, targets, users)
+    torch.manual_seed(1)
+    wanted = targets[targets >= 0]
+    probability = counts / counts.sum()
+    drawn = draw(9, uniform=6, in_batch=settings.in_batch_negatives, batch_items=wanted, probability=probability)
+    queries = states[targets >= 0]
+    positive, negative = (queries * items[wanted]).sum(dim=1), queries @ items[drawn.ids].T
+    out = excluded(drawn.ids, wanted)
+    if kind == "gbce":
+        torch.testing.assert_close(found, gbce(positive, negative, out, 9, 0.75))
+    else:
+        torch.testing.assert_close(found, sampled_softmax(positive, negative, drawn.log_expected, out))
+
+
+def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, capsys):
+    choices = ["data=interactions", f"data.path={ring}", "data.split=last_out", "eval.ks=[1]", "eval.baselines=[]"]
+    small = [
+        "model.d_model=16",
+        "model.n_layers=1",
+        "model.context_length=8",
+        "trainer.max_steps=40",
+        "trainer.lr=1e-2",
+    ]
+    assert main(["train", "model=sasrec", *choices, *small, "trainer.warmup_steps=2", "threads=1", "device=cpu"]) == 0
+    (path,) = (own_outputs / "train").iterdir()
+    assert main(["eval", f"checkpoint={path}"]) == 0
+    (judged,) = (own_outputs / "eval").iterdir()
+    test = {name: entry for name, entry in results(path)["metrics"].items() if name.startswith("test/")}
+    assert test.pop("test/index_recall@100")["value"] == 1.0
+    assert results(judged)["metrics"] == test
+
+    capsys.readouterr()
+    assert main(["recommend", "last", "--history", "i03,i04,i05", "-k", "3"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert rows[0][2] == "i06"  # what comes next on the ring
+    assert not {row[2] for row in rows} & {"i03", "i04", "i05"}
+    assert main(["recommend", str(path), "--user", "u07", "-k", "30"]) == 0
+    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    events = pl.read_csv(ring).filter(pl.col("user_id") == "u07").sort("timestamp")["item_id"].to_list()
+    assert sorted(found) == sorted({f"i{i:02d}" for i in range(20)} - set(events))  # the rest, and nothing twice
+
+    (path / "index" / "index.faiss").write_bytes(b"broken")
+    assert main(["recommend", str(path), "--user", "u07", "-k", "30"]) == 0
+    again = capsys.readouterr()
+    assert [line.split()[2] for line in again.out.splitlines()] == found
+    assert "building it anew" in again.err
+
+    assert main(["export", str(path), str(tmp_path / "out")]) == 0
+    assert "20 items, width 16; flat index, recall@100 1.0000" in capsys.readouterr().out
+    vectors = np.load(tmp_path / "out" / "item_vectors.npy")
+    users = np.load(tmp_path / "out" / "user_vectors.npy")
+    assert (vectors.shape, users.shape) == ((20, 16), (40, 16))
+    names = json.loads((tmp_path / "out" / "item_ids.json").read_text())
+    order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
+    assert order == found
+
+    for arguments, words in (
+        (["--user", "u99"], "has no such user. Did you mean: u"),
+        (["--history", "i77"], "no item i77"),
+        ([], "give --user ID"),
+    ):
+        assert main(["recommend", str(path), *arguments]) == 2
+        assert words in capsys.readouterr().err
