@@ -53,6 +53,10 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     asked = configs.compose(with_choices_of_run(command.overrides, command.config_dir), command.config_dir)
     check_tasks(asked)  # before a checkpoint is looked for
     if asked.model.kind == "hf":
+        if asked.eval.kind not in ("lm_harness", "rag"):
+            raise ConfigError(
+                f"eval={asked.eval.kind}: it reads no model of transformers; give tasks=..., or eval=rag."
+            )
         return Prepared(_named(asked), command, find_folder(asked.model.path), [])
 
     from recsysml.runs import read_json, resolve_checkpoint
@@ -89,7 +93,7 @@ def check_tasks(asked: RunConfig) -> None:
     if asked.tasks:
         job.check_tasks(asked.tasks, asked.eval.task_folder, trust=asked.eval.trust)
         return
-    for key in ("limit", "num_fewshot"):
+    for key in ("num_fewshot",) if asked.eval.kind == "rag" else ("limit", "num_fewshot"):
         if getattr(asked, key) is not None:
             raise ConfigError(f"{key} belongs to tasks; without tasks the whole split is scored.")
     if runs_tasks:

@@ -95,3 +95,21 @@ def test_a_missing_table_of_questions_is_named_before_anything_is_written(models
     error = capsys.readouterr().err
     assert "winogrande" in error and "the Hugging Face hub cannot be reached" in error
     assert not own_outputs.exists()
+
+
+def test_answers_with_retrieved_text(models, questions, own_outputs, capsys, monkeypatch):
+    monkeypatch.chdir(questions)
+    (questions / "facts.txt").write_text("fire is warm and snow is cold. " * 20)
+    (questions / "asked.jsonl").write_text(json.dumps({"question": "what is fire?", "answer": "warm"}) + "\n")
+    command = ["eval", "model=hf", f"model.path={models / 'one'}", "device=cpu", "tracker.mode=disabled"]
+    assert main([*command, "eval=language"]) == 2
+    assert "give tasks=" in capsys.readouterr().err
+    assert main([*command, "eval=rag", "eval.documents=facts.txt"]) == 2
+    assert "eval.questions" in capsys.readouterr().err
+    command += ["eval=rag", "eval.documents=facts.txt", "eval.questions=asked.jsonl", "eval.chunk_words=7"]
+    assert main([*command, "eval.max_new_tokens=4"]) == 0
+    assert "lm/rag/context_recall 1.0000" in capsys.readouterr().out
+    (run,) = (own_outputs / "eval").iterdir()
+    record = json.loads((run / "results.json").read_text())
+    assert record["metrics"]["lm/rag/answer_relevance"]["n"] == 1
+    assert (run / "samples.jsonl").is_file()

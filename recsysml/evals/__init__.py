@@ -9,5 +9,6 @@ KINDS = {
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
+    "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }
-CHECKS = {"contamination": "recsysml.evals.contamination:check"}
+CHECKS = {"contamination": "recsysml.evals.contamination:check", "rag": "recsysml.evals.rag:check"}

@@ -34,5 +34,6 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
+        "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },
 }

@@ -123,3 +123,28 @@ class ContaminationEvalConfig:
         """(task, file) of each of `questions`; a file alone names the task by its own name without endings."""
         pairs = [text.rpartition(":") for text in self.questions]
         return [(task if colon else file.rpartition("/")[2].partition(".")[0], file) for task, colon, file in pairs]
+
+
+@dataclass
+class RAGEvalConfig:
+    """Answers with retrieved text (BM25), judged by words in common and by likelihoods; no other model is asked."""
+
+    family: ClassVar[str] = "text"
+    headline: ClassVar[tuple[str, ...]] = ("lm/rag/f1", "lm/rag/context_recall", "lm/rag/faithfulness")
+    after_training: ClassVar[bool] = False
+
+    kind: str = "rag"
+    # files or folders of text, in the working directory or under $RECSYSML_DATA
+    documents: list[str] = field(default_factory=list)
+    # a .jsonl with rows {"question": ..., "answer": ...}
+    questions: str | None = None
+    # words in a chunk, and how many chunks a question gets
+    chunk_words: int = 60
+    top_k: int = 3
+    # the longest answer, in tokens
+    max_new_tokens: int = 32
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("chunk_words", "top_k", "max_new_tokens"):
+            at_least(f"eval.{name}", getattr(self, name), 1)
