@@ -34,7 +34,8 @@ def _data(checkpoint: Path) -> tuple[Interactions, bool]:
 def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> list[str]:
     """`rank  score  item  title`, one line a recommendation; the title where the data has one.
 
-    Exactly one of `user` and `history` (items with commas between, oldest first) is given. Raises ConfigError for an unknown user or item.
+    Exactly one of `user` and `history` (items with commas between, oldest first) is given. Raises ConfigError for an
+    unknown user or item.
     """
     items = [name.strip() for name in (history or "").split(",") if name.strip()]
     if (user is None) == (not items):
