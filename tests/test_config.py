@@ -140,7 +140,7 @@ MISTAKES = [
     ("=gpt2", "=gpt2: an override is written key=value; the key is missing."),
     ("tracker.mode=online_", "Did you mean: online?"),
     ("sweep.name=a/b", "sweep.name=a/b: it names a folder"),
-    ("model.kind=foo", "model.kind=foo: it is one of gpt, "),
+    ("model.kind=foo", "model.kind=foo: it is one of gpt, hf, "),
     ("trainer.lr=1e-3,3e-3", "trainer.lr takes one value; add -m to sweep over several."),
     ("model=gpt2,gpt2_modern", "model takes one value; add -m to sweep over several."),
     ("trainer.lr=range(1,3)", "add -m to sweep"),

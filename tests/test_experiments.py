@@ -20,7 +20,7 @@ def jobs(name: str) -> list[Any]:
     """The checked configs of an experiment's sweep."""
     command = launch.Command([f"experiment={name}"], argv=[])
     with config.hydra_at() as hydra:
-        _, all_overrides, _ = launch._expand(hydra, command)
+        _, all_overrides, _ = launch.expand(hydra, command)
         return [config.compose_with(hydra, overrides, None) for overrides in all_overrides]
 
 

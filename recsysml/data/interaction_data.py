@@ -102,7 +102,7 @@ def by_user(split: InteractionSplit, n_users: int) -> Sequences:
 
 
 def divide(
-    config: SplitSettings, users: np.ndarray, items: np.ndarray, times: np.ndarray
+    config: SplitSettings, users: np.ndarray, items: np.ndarray, times: np.ndarray, *, timed: bool = True
 ) -> dict[str, InteractionSplit]:
     """Events (N,), in any order, as train, val and test. Raises DataError naming a split that would be empty.
 
@@ -124,8 +124,9 @@ def divide(
     if config.split == "last_out":
         log.warning(
             "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "
-            "Use it to compare with published numbers; data.split=time is the honest one",
+            "Use it to compare with published numbers%s",
             config.name,
+            "; data.split=time is the honest one" if timed else " (without times there is no other)",
         )
     return splits
 

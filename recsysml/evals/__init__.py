@@ -6,8 +6,8 @@ exists. Its module imports no torch.
 
 KINDS = {
     "language": "recsysml.evals.language:evaluate_checkpoint",
-    "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
+    "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
 }
 CHECKS = {"contamination": "recsysml.evals.contamination:check"}

@@ -31,8 +31,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
-        "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
+        "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
     },
 }
