@@ -91,8 +91,14 @@ def test_a_missing_table_of_questions_is_named_before_anything_is_written(models
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "piqa/validation.jsonl" in error
-    assert main([*command, "tasks=winogrande"]) == 2
+    assert not own_outputs.exists()
+
+
+@pytest.mark.slow  # reads the harness's whole catalogue
+def test_questions_that_only_the_hub_has_are_one_line_without_a_network(models, own_outputs, capsys):
+    assert main(["eval", "model=hf", f"model.path={models / 'one'}", "device=cpu", "tasks=winogrande"]) == 2
     error = capsys.readouterr().err
+    assert error.count("\n") == 1
     assert "winogrande" in error and "the Hugging Face hub cannot be reached" in error
     assert not own_outputs.exists()
 
