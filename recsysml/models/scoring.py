@@ -19,8 +19,9 @@ from torch import Tensor
 
 # numbers of the logits formed at once: 256 MiB
 _LOGITS_AT_ONCE = 1 << 26
-# tokens in a batch where no size is asked for: enough to keep the device busy
-_AUTO_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 65536}
+# tokens in a batch where no size is asked for: enough to keep the device busy; on a CPU no more than that, because
+# what is computed between two products then stays in its cache (1,024 was a fifth faster than 4,096)
+_AUTO_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}
 # a question with more tokens than this is scored answer by answer: a row costs the square of its length in attention
 _LONGEST_ROW = 4096
 
@@ -104,7 +105,7 @@ def log_likelihoods(
         np.logical_and.at(greedy, owners, equal)
         done(len(np.unique(owners)))
 
-    for batch in _batches(rows, batch_size, _AUTO_TOKENS.get(device.type, 4096)):
+    for batch in _batches(rows, batch_size, _AUTO_TOKENS.get(device.type, 1024)):
         score(batch)
     return [LogLikelihood(float(value), bool(flag)) for value, flag in zip(nats, greedy, strict=True)]
 
@@ -215,7 +216,7 @@ def _of_targets(model: Scorable, hidden: Tensor, inverse: np.ndarray, targets: T
         chosen = order[low:high]
         place = torch.from_numpy(inverse[chosen] - start).to(logits.device)
         wanted = targets[torch.from_numpy(chosen).to(logits.device)]
-        value = logits[place, wanted] - torch.logsumexp(logits, dim=-1)[place]
+        value = logits.log_softmax(dim=-1)[place, wanted]  # one pass, where logsumexp takes four
         nats[chosen] = value.double().cpu().numpy()
         greedy[chosen] = (logits.argmax(dim=-1)[place] == wanted).cpu().numpy()
         start += len(logits)

@@ -22,6 +22,7 @@ import determinism
 import judging
 import loader
 import loss
+import scoring
 import step
 
 Row = tuple[str, str, str, str]  # work, reach, reached, peers and roof
@@ -98,6 +99,9 @@ def main() -> None:
     rows.append(judging.contamination_row(found["contamination"]))
     found["diff"] = judging.pairs()
     rows.append(judging.diff_row(found["diff"]))
+    if scoring.possible():
+        found["scoring"] = scoring.measure(100, arguments.threads, "small")
+        rows.append(scoring.row(found["scoring"]))
     if arguments.long:
         found["loss"] = loss.measure(["5e-4", "1e-3", "2e-3", "4e-3"], [1, 2, 3], [])
         loss.show(found["loss"])
