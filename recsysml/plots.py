@@ -40,7 +40,7 @@ _SEED = "seed"
 def loss_plot(run_dir: Path) -> Path:
     """Draws metrics.jsonl of a run into plots/loss.png and returns its path.
 
-    Above: training loss, raw and smoothed, and validation loss (nats per token), with bits per byte on the right if
+    Above: training loss, raw and smoothed, and validation loss (nats a target), with bits per byte on the right if
     it was logged. Below: learning rate and throughput, whichever were logged.
     """
     rows = read_rows(run_dir / "metrics.jsonl")
@@ -77,7 +77,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             color=_ORANGE,
         )
         _draw_bits_per_byte(axes, losses, rows)
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel("loss (nats)")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right")
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,12 +44,13 @@ class SequenceBatches:
         self.offsets, self.items, self.users = offsets, items, users
         self.n_items, self.length = n_items, length
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        events = np.diff(offsets)
-        self.windows = -(-events // length)  # (R,) of each row
+        self.events = np.diff(offsets)  # (R,) of each row
+        self.windows = -(-self.events // length)  # (R,)
         self.window_rows = np.repeat(np.arange(len(users)), self.windows)  # (W,)
         firsts = np.cumsum(self.windows) - self.windows
         self.window_numbers = np.arange(len(self.window_rows)) - firsts[self.window_rows]  # (W,) within the row
-        self.slack = self.windows * length - events  # (R,) places of a row's windows that hold no target
+        self.slack = self.windows * length - self.events  # (R,) places of a row's windows that hold no target
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -67,12 +66,12 @@ class SequenceBatches:
         epochs, positions = np.divmod(samples, len(self.window_rows))
         rows, begins = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
         for epoch in np.unique(epochs):
-            order, shift = _epoch(self.seed, int(epoch), len(self.window_rows), self.slack.tobytes())
+            order, shift = self._epoch(int(epoch))
             own = epochs == epoch
             windows = order[positions[own]]
             rows[own] = self.window_rows[windows]
             begins[own] = self.window_numbers[windows] * self.length - shift[rows[own]]
-        starts, events = self.offsets[rows], np.diff(self.offsets)[rows]
+        starts, events = self.offsets[rows], self.events[rows]
         ends = np.minimum(begins + self.length, events)
         begins = np.maximum(begins, 0)  # a row's first window is the shorter for the offset
         places = begins[:, None] + np.arange(self.length)  # (b, T) the target's place in its row
@@ -82,9 +81,11 @@ class SequenceBatches:
         inputs = np.where(real & (places > 0), self.items[np.maximum(at - 1, 0)], self.n_items)
         return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(self.users[rows])
 
-
-@lru_cache(maxsize=4)  # a batch may reach into the next epoch, and two loaders may be alive
-def _epoch(seed: int, epoch: int, windows: int, slack: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
-    random = np.random.default_rng([seed, epoch])
-    return random.permutation(windows), random.integers(np.frombuffer(slack, np.int64) + 1)
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
+                del self._epochs[min(self._epochs)]
+            random = np.random.default_rng([self.seed, epoch])
+            self._epochs[epoch] = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
+        return self._epochs[epoch]

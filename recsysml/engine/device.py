@@ -136,7 +136,7 @@ def keep_freed_memory() -> bool:
     """Have the C library hold on to freed memory for the process's next allocation; whether it can (glibc only).
 
     Left alone, glibc takes every large tensor from the kernel and gives it back when it is freed, so a training step
-    pays a page fault and a cleared page for every 4 KiB of its activations, every time: a tenth to a half of a step.
+    pays a page fault and a cleared page for every 4 KiB of its activations: a twentieth to a half of a step.
     The process's memory then never shrinks, which is what its peak already was.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":

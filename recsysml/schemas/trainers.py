@@ -41,7 +41,7 @@ class _LoopFields:
     compile: bool = True
     # same config, same seed, same bits, on one kind of hardware; null is true on a CPU, where it costs little
     deterministic: bool | None = None
-    # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a tenth to a half of a step
+    # on a CPU: keep freed memory for the next step instead of giving it back (glibc): a twentieth to a half of a step
     keep_memory: bool = True
     # decay of an exponential moving average of the weights used for validation and best/; 0 is none
     ema_decay: float = 0.0

@@ -13,11 +13,10 @@ from recsysml import lazy, plots
 from recsysml.data import KINDS as DATA
 from recsysml.data.interaction_data import Interactions
 from recsysml.data.sequence_batches import IGNORE, SequenceBatches
-from recsysml.engine import checkpoint, device, distributed, seeds
+from recsysml.engine import checkpoint, device, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted, Task, fit
-from recsysml.errors import ConfigError
 from recsysml.evals import retrieval as evals
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
@@ -40,25 +39,12 @@ def train(config: RunConfig, run: Any) -> None:
     `config` is resolved (no `auto`). A run directory with checkpoints is resumed from its newest whole one. Under
     torchrun every process calls this; `run` is None in all but the main one.
     """
-    settings = config.trainer
-    machine = device.prepare(
-        device.resolve_device(config.device),
-        device.resolve_precision(settings.precision, device.resolve_device(config.device)),
-        threads=config.threads,
-        deterministic=settings.deterministic,
-        keep_memory=settings.keep_memory,
-    )
-    with distributed.world(machine.device) as world:
+    with start.training(config) as (machine, world):
         _train(config, run, machine, world)
 
 
 def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     settings = config.trainer
-    if settings.batch_size % (settings.grad_accum * world.size):
-        raise ConfigError(
-            f"trainer.batch_size={settings.batch_size}: it must be a multiple of trainer.grad_accum x processes "
-            f"({settings.grad_accum} x {world.size})"
-        )
     with world.main_first():
         data: Interactions = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     mask_seen = config.data.mask_seen
