@@ -83,9 +83,10 @@ class SequenceBatches:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
-                del self._epochs[min(self._epochs)]
+        found = self._epochs.get(epoch)
+        if found is None:
             random = np.random.default_rng([self.seed, epoch])
-            self._epochs[epoch] = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
-        return self._epochs[epoch]
+            found = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
+            # a batch may reach into the next epoch: two are kept; replaced whole, for several threads may be here
+            self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: found}
+        return found

@@ -45,7 +45,7 @@ class _LoopFields:
     keep_memory: bool = True
     # decay of an exponential moving average of the weights used for validation and best/; 0 is none
     ema_decay: float = 0.0
-    # background processes that read batches; null is 2 on a GPU and none on a CPU
+    # background threads that read batches ahead; null is 2 on a GPU and none on a CPU
     loader_workers: int | None = None
     # in steps; 0 is only at the end (validation is also done at step 0)
     eval_every: int = 50

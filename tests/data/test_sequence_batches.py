@@ -1,5 +1,7 @@
 """Windows over sequences: each event a target once an epoch, after the items that came before it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,14 @@ def test_a_batch_is_a_function_of_seed_and_number():
     for i in (0, 7, 100):
         assert all(torch.equal(a, b) for a, b in zip(made()[i], same[i], strict=True))
     assert not torch.equal(other[3][1], same[3][1])
+
+
+def test_batches_of_several_threads_are_the_same():
+    shared, alone = made(), made()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.__getitem__, range(200)))
+    for i, batch in enumerate(found):
+        assert all(torch.equal(a, b) for a, b in zip(batch, alone[i], strict=True))
 
 
 def test_processes_share_a_batch():
