@@ -144,9 +144,10 @@ def _arc(path: Path, notes: list[str]) -> Iterator[Row]:
                 stem = str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
                 labels = [chr(ord("A") + i) for i in range(len(row["choices"]))]
                 choices = {"text": row["choices"], "label": labels}
-                name, answer = f"{path.name}:{number}", labels[row["gold"]]
+                name, answer = f"{path.name}:{number}", dict(enumerate(labels))[row["gold"]]  # no index from the end
                 converted = {"id": name, "question": stem, "choices": choices, "answerKey": answer}
             converted["choices"]["label"].index(converted["answerKey"])
+            _texts(converted["question"], *converted["choices"]["text"])
             yield converted
 
 
@@ -167,7 +168,8 @@ def _piqa(path: Path, notes: list[str]) -> Iterator[Row]:
             label = int(row["label"] if labels is None else labels[place])
             if label not in (0, 1):
                 raise ValueError(f"label {label}")
-            yield {key: str(row[key]) for key in ("goal", "sol1", "sol2")} | {"label": label}
+            _texts(*(row[key] for key in ("goal", "sol1", "sol2")))
+            yield {key: row[key] for key in ("goal", "sol1", "sol2")} | {"label": label}
 
 
 def _hellaswag(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -193,6 +195,13 @@ def clean_hellaswag(text: str) -> str:
     """What the harness does to every HellaSwag text: WikiHow's brackets go, double spaces once."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub("\\[.*?\\]", "", text).replace("  ", " ")
+
+
+def _texts(*values: Any) -> None:
+    """Raise ValueError for what is no text, or an empty one, which cannot be scored by its length."""
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{value!r:.40} is no text")
 
 
 @contextmanager

@@ -115,8 +115,7 @@ def load(
         elif name not in theirs:
             plain.append(name)
     for spec in specs:
-        if "dataset_kwargs" in spec:
-            spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
+        spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
     found: dict[str, Any] = {"tasks": {}, "groups": {}}
     with _one_line(names):
         if specs or plain:
@@ -310,13 +309,9 @@ def describe(judged: Judged, tasks: Tasks) -> dict[str, Any]:
 def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     """`recsysml eval tasks=...`: the tasks of `config` on a checkpoint, or on a folder of `transformers`."""
     settings = config.eval
-    tasks = load(
-        config.tasks,
-        task_folder=settings.task_folder,
-        trust=settings.trust,
-        num_fewshot=config.num_fewshot,
-        heldout_file=heldout_questions(config) if "heldout" in config.tasks else None,
-    )
+    own = heldout_questions(config) if "heldout" in config.tasks else None
+    where = {"task_folder": settings.task_folder, "trust": settings.trust}
+    tasks = load(config.tasks, num_fewshot=config.num_fewshot, heldout_file=own, **where)
     machine = device.prepare(
         device.resolve_device(config.device), settings.precision, threads=config.threads, deterministic=True
     )
