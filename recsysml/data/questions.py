@@ -141,7 +141,7 @@ def _arc(path: Path, notes: list[str]) -> Iterator[Row]:
                     "answerKey": row["answerKey"],
                 }
             else:
-                stem = str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
+                stem = row["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
                 labels = [chr(ord("A") + i) for i in range(len(row["choices"]))]
                 choices = {"text": row["choices"], "label": labels}
                 name, answer = f"{path.name}:{number}", dict(enumerate(labels))[row["gold"]]  # no index from the end

@@ -86,9 +86,13 @@ def test_a_bad_row_is_named(place, line):
 
 
 @pytest.mark.parametrize(
-    "change", [{"gold": -1}, {"gold": 2}, {"gold": "0"}, {"choices": []}, {"choices": ["a", 7]}, {"choices": ["a", " "]},
-               {"query": "Question: "}, {"query": None}],
-)  # fmt: skip
+    "change",
+    [
+        *({"gold": wrong} for wrong in (-1, 2, "0")),
+        *({"choices": wrong} for wrong in ([], ["a", 7], ["a", " "])),
+        *({"query": wrong} for wrong in ("Question: ", None)),
+    ],
+)
 def test_an_answer_that_is_none_is_named(place, change):
     row = {"query": "Which?", "choices": ["a", "b"], "gold": 1}
     place("arc_easy/test.jsonl", [row, row | change])
