@@ -21,12 +21,12 @@ from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.results import Run
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import questions
+from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
 from recsysml.schemas.retrievers import SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
-from recsysml.trainers.retrieval import RowLoss
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,8 @@ LOSSES: list[dict[str, Any]] = [
     {"loss": "sampled", "uniform_negatives": 0, "in_batch_negatives": 40, "mask_known": True, "row_weights": "user"},
     {"loss": "sampled", "uniform_negatives": 5, "in_batch_negatives": 20, "hard_negatives": 3, "logq": False},
     {"loss": "sampled", "logq_positive": True},
+    {"loss": "hierarchical"},
+    {"loss": "cluster", "clusters": 5, "row_weights": "item"},
 ]
 
 
@@ -120,8 +122,9 @@ def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_pa
     assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch):
-    config = configure(ring, max_steps=25, loss="sampled", in_batch_negatives=10, log_every=1)
+@pytest.mark.parametrize("settings", [{"loss": "sampled", "in_batch_negatives": 10}, *LOSSES[-2:]], ids=str)
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch, settings):
+    config = configure(ring, max_steps=25, log_every=1, **settings)
     whole = train(config, tmp_path / "whole")
 
     log = Run.log
@@ -139,6 +142,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monk
     train(config, tmp_path, resume=path)
     assert lines(path) == lines(whole)
     assert results(path)["metrics"] == results(whole)["metrics"]
+
+
+@pytest.mark.parametrize("loss", ["hierarchical", "cluster"])
+@pytest.mark.parametrize(
+    "model", [None, TwoTowerConfig(d_model=16, d_hidden=16, context_length=8)], ids=["sasrec", "two_tower"]
+)
+def test_a_head_is_opened_with_its_run_and_has_no_index(ring, tmp_path, capsys, loss, model):
+    path = train(configure(ring, model, loss=loss, temperature=0.2, max_steps=20), tmp_path)
+    opened = open_retriever(path / "checkpoints" / "best")
+    interactions = load(InteractionsConfig(path=str(ring), split="last_out"))
+    asked = questions(interactions, "test", mask_seen=True)
+    scores = opened.retriever.scores(asked.histories)
+    assert np.exp(scores.astype(np.float64)).sum(axis=1) == pytest.approx(np.ones(len(scores)), rel=1e-4)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
+    assert not (path / "index").exists()
+    assert main(["recommend", str(path), "--history", "i03,i04", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["export", str(path), str(tmp_path / "out")]) == 2
+    assert "no products of vectors" in capsys.readouterr().err
 
 
 def test_the_best_weights_are_those_of_the_highest_ndcg(ring, tmp_path, monkeypatch):
