@@ -18,6 +18,8 @@ from recsysml.models import heads
 from recsysml.models.retriever import Retriever
 from recsysml.schemas import SCHEMAS
 
+TRAINING_ONLY = "age_bias."  # weights that nothing which serves may see begin so
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -82,6 +84,7 @@ def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
         model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
         retriever: Retriever = model
     else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
         if described.get("head"):
             heads.attach(model, heads.restored(described["head"], tensors))
         checkpoint.put_weights(model, tensors, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from recsysml.data.sequence_batches import IGNORE
@@ -11,6 +12,7 @@ from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
 from recsysml.losses.softmax import cross_entropy, token_losses
 from recsysml.models.heads import Head
+from recsysml.nn.age_bias import AgeBias
 from recsysml.schemas.trainers import RetrievalTrainerConfig
 
 
@@ -24,10 +26,15 @@ class RowLoss:
         user_counts: Tensor,
         *,
         head: nn.Module | None = None,
+        bias: AgeBias | None = None,
     ) -> None:
-        """item_counts (I,) and user_counts (U,): training events of each. head: of loss=hierarchical or cluster."""
+        """item_counts (I,) and user_counts (U,): training events of each. head: of loss=hierarchical or cluster.
+
+        bias: added to the logits here and nowhere else, so that nothing that serves knows of it.
+        """
         self.settings = settings
         self.head = cast(Head | None, head)
+        self.bias = bias
         self.probability = item_counts / item_counts.sum()  # of being a target: each event is one, once an epoch
         self.weight_of_item = item_counts.clamp(min=1).float().rsqrt()
         self.weight_of_user = user_counts.clamp(min=1).float().rsqrt()
@@ -37,8 +44,13 @@ class RowLoss:
         """Whether it needs item vectors at all."""
         return self.head is None or self.head.reads_items
 
-    def __call__(self, states: Tensor, items: Tensor | None, targets: Tensor, users: Tensor) -> Tensor:
-        """states (B, T, C), items (I, C), targets (B, T) with -100 where there is none, users (B,) -> a scalar."""
+    def __call__(
+        self, states: Tensor, items: Tensor | None, targets: Tensor, users: Tensor, times: Tensor | None = None
+    ) -> Tensor:
+        """states (B, T, C), items (I, C), targets (B, T) with -100 where there is none, users (B,) -> a scalar.
+
+        times (B, T): when each target was chosen, where there is a bias of age.
+        """
         settings = self.settings
         row, place = (targets != IGNORE).nonzero(as_tuple=True)  # (N,) each
         wanted = targets[row, place]  # (N,)
@@ -55,6 +67,9 @@ class RowLoss:
         assert items is not None
         if settings.loss == "full":
             logits = queries @ items.T  # (N, I)
+            if self.bias is not None and times is not None:
+                every = torch.arange(len(items), device=logits.device)
+                logits = logits + self.bias(times[row, place][:, None], every)
             return (
                 cross_entropy(logits, wanted)
                 if weights is None
@@ -70,6 +85,10 @@ class RowLoss:
         )
         positive = (queries * items[wanted]).sum(dim=1)  # (N,)
         negative = queries @ items[candidates.ids].T  # (N, S)
+        if self.bias is not None and times is not None:
+            moments = times[row, place]  # (N,)
+            positive = positive + self.bias(moments, wanted)
+            negative = negative + self.bias(moments[:, None], candidates.ids)
         known, group = (targets, row) if settings.mask_known else (None, None)
         out = excluded(candidates.ids, wanted, known, group)
         if settings.loss == "gbce":

@@ -138,6 +138,9 @@ class RetrievalTrainerConfig(_LoopFields):
     clusters: int | None = None
     # each target weighs 1, 1/sqrt(the user's events) or 1/sqrt(the item's events): none, user, item
     row_weights: str = "none"
+    # none, or age: a learnt term by how old an item is at the moment of each event is in the training's logits and in
+    # nothing that serves, so that having been fresh is not taken for being good
+    debias: str = "none"
     # auto (by the catalogue's size), flat (exact), ivf, hnsw or ivf_pq
     index: str = "auto"
 
@@ -150,6 +153,11 @@ class RetrievalTrainerConfig(_LoopFields):
         share("trainer.calibration", self.calibration, one=True)
         for name in ("uniform_negatives", "in_batch_negatives", "hard_negatives"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
+        one_of("trainer.debias", self.debias, ("none", "age"))
+        if self.debias != "none" and self.loss in ("hierarchical", "cluster"):
+            raise ConfigError(
+                f"trainer.debias={self.debias}: trainer.loss={self.loss} has no logit of an item; use none."
+            )
         at_least("trainer.clusters", self.clusters, 2)
         if self.loss == "sampled" and not self.uniform_negatives + self.in_batch_negatives + self.hard_negatives:
             raise ConfigError("trainer.loss=sampled: all kinds of negatives are 0; set trainer.uniform_negatives=256.")

@@ -19,11 +19,13 @@ from recsysml.engine import checkpoint, device, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.errors import DataError
 from recsysml.evals import retrieval as evals
 from recsysml.losses.hierarchical_softmax import huffman_tree
 from recsysml.models import heads
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.nn.age_bias import AgeBias
 from recsysml.retrieval import index
 from recsysml.retrieval.co_occurrence import item_clusters
 from recsysml.retrieval.feature_matrix import feature_matrix
@@ -59,6 +61,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     resume = checkpoint.latest_good(folder)
     if settings.loss in heads.KINDS:
         heads.attach(model, _head(config, events, model.n_items, resume, world))
+    if settings.debias == "age":
+        model.age_bias = _age_bias(data, events, model.n_items)
     model.to(machine.device)
     if world.rank:
         seeds.seed_everything(config.seed + world.rank)  # every process its own dropout and negatives
@@ -88,6 +92,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         events.offsets,
         events.items,
         events.users,
+        times=events.times - events.times.min() if settings.debias == "age" else None,
         n_items=model.n_items,
         length=model.context_length,
         batch_size=settings.batch_size,
@@ -96,12 +101,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         world_size=world.size,
     )
     counts = torch.from_numpy(events.matrix(model.n_items).sum(axis=0)).to(machine.device)  # (I,)
-    head = getattr(model, "head", None)
-    row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device), head=head)
+    head, bias = getattr(model, "head", None), getattr(model, "age_bias", None)
+    row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device), head=head, bias=bias)
 
-    def loss(forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor, times: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         items = model.item_matrix() if row_loss.reads_items else None
-        value = row_loss(forward(inputs, users), items, targets, users)
+        value = row_loss(forward(inputs, users), items, targets, users, times)
         return value, {"train/loss": value}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
@@ -176,6 +183,16 @@ def _head(
     # clustered in one process: k-means need not give another the same bits
     assignment = world.share(item_clusters(events, n_items, n_clusters, config.seed) if world.main else None)
     return heads.ClusterHead(width, torch.from_numpy(assignment), settings.temperature)
+
+
+def _age_bias(data: Interactions, events: Histories, n_items: int) -> AgeBias:
+    """For ages since an item's first event. Raises DataError where the data has no times."""
+    if not data.timed or not np.ptp(events.times) > 0:
+        raise DataError(f"{data.name} has no times that ages could be of: set trainer.debias=none")
+    times = events.times - events.times.min()
+    born = np.full(n_items, np.inf)
+    np.minimum.at(born, events.items, times)
+    return AgeBias(torch.from_numpy(born), float(times.max()))
 
 
 def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: str) -> None:
