@@ -166,6 +166,30 @@ class RetrievalTrainerConfig(_LoopFields):
 
 
 @dataclass
+class RankingTrainerConfig(_LoopFields):
+    """Training of a ranker on impressions: the log loss of every task."""
+
+    family: ClassVar[str] = "impressions"
+
+    kind: str = "ranking"
+    # impressions in one optimiser step
+    batch_size: int = 512
+    max_steps: int = 600
+    warmup_steps: int = 30
+    eval_every: int = 100
+    checkpoint_every: int = 300
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    compile: bool = False
+    # which validation says what is best: ne (normalised entropy) or auc, each the mean over the tasks
+    best_by: str = "ne"
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("trainer.best_by", self.best_by, ("ne", "auc"))
+
+
+@dataclass
 class FitTrainerConfig:
     """Models that are computed from counts in one go."""
 
