@@ -1,4 +1,4 @@
-"""From words on a command line to one typed RunConfig. This file and launch.py alone know Hydra.
+"""From words on a command line to one typed RunConfig. This file, launch.py and multirun.py alone know Hydra.
 
 Two steps. Hydra composes the YAML, which lists every field, so that a mistyped key fails there; then the dataclasses of
 the chosen kinds check types, values and pairs. Neither imports torch: a mistake costs half a second.
