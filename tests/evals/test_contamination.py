@@ -128,7 +128,8 @@ def test_the_command_from_a_trained_model_to_the_report(trained, own_outputs, ca
     assert "questions found in the training text" in (own_outputs / "report.html").read_text()
 
 
-def test_mistakes_cost_nothing(trained, own_outputs, capsys):
+def test_mistakes_cost_nothing(trained, own_outputs, capsys, monkeypatch):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
     before = sorted(own_outputs.rglob("results.json"))
     for words, said in (
         (["eval", "eval=contamination"], "name tasks, such as tasks=arc_easy,piqa, or files"),
