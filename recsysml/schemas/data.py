@@ -94,6 +94,8 @@ class _InteractionFields:
     """What all user-item events share."""
 
     family: ClassVar[str] = "interactions"
+    # whether it says who knows whom
+    has_friends: ClassVar[bool] = False
 
     # a label of the YAML: the data set's name in results.json
     name: str = "interactions"
@@ -175,6 +177,8 @@ class Ml1mConfig(_InteractionFields):
 @dataclass
 class WorldConfig(_InteractionFields):
     """The simulated world: its truth is known, so that what is learnt can be held against it."""
+
+    has_friends: ClassVar[bool] = True
 
     kind: str = "world"
     name: str = "world"
