@@ -19,10 +19,11 @@ from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted, Task, fit
 from recsysml.evals import retrieval as evals
 from recsysml.losses.gbce import gbce
-from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
-from recsysml.losses.softmax import cross_entropy, token_losses
+from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax
+from recsysml.losses.softmax import linear_cross_entropy
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
 from recsysml.retrieval import index
 from recsysml.retrieval.feature_matrix import feature_matrix
 from recsysml.retrieval.opening import build, metadata
@@ -92,8 +93,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     counts = torch.from_numpy(events.matrix(model.n_items).sum(axis=0)).to(machine.device)  # (I,)
     row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device))
 
+    # one pass for all rows where passes are dear (accelerators), have a fixed shape (compiled) or must be as many in
+    # every process
+    trims = machine.device.type == "cpu" and not settings.compile and world.size == 1
+
     def loss(forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        value = row_loss(forward(inputs, users), model.item_matrix(), targets, users)
+        lengths = (targets != IGNORE).sum(dim=1).clamp(min=1)  # (B,)
+        states = by_length(forward, inputs, users, lengths) if trims else forward(inputs, users)  # (B, T, C)
+        value = row_loss(states, model.item_matrix(), targets, users)
         return value, {"train/loss": value}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
@@ -196,12 +203,7 @@ class RowLoss:
         if not len(wanted):
             return states.sum() * 0  # a micro-batch of padding alone
         if settings.loss == "full":
-            logits = queries @ items.T  # (N, I)
-            return (
-                cross_entropy(logits, wanted)
-                if weights is None
-                else weighted_mean(token_losses(logits, wanted), weights)
-            )
+            return linear_cross_entropy(queries, items, wanted, weights)
         candidates = draw(
             len(items),
             uniform=settings.uniform_negatives,
