@@ -283,8 +283,8 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
 
     model, family = config.model, config.model.accepts
     label = f"model={names['model']}"
-    if config.data.family != family:
-        fit = fitting("data", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
+    if family not in config.data.families:
+        fit = fitting("data", lambda kind, schema: family in schema.families)  # type: ignore[attr-defined]
         raise ConfigError(
             f"data={names['data']} does not fit {label}, which learns from {family}; data that fit {label}: {fit}."
         )
@@ -294,6 +294,8 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if config.eval.family != family:
         fit = fitting("eval", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
+    if hasattr(model, "check_data"):  # what the model asks of this very data
+        model.check_data(config.data)
 
 
 def read_run(run: Path) -> RunConfig:

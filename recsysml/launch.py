@@ -77,6 +77,19 @@ def start(
     sweep: str | None = None,
 ) -> int:
     """Check and resolve the config, make the run directory, do the job. Returns the exit code."""
+    resolved, run = begin(config, command, name, checkpoint, parents, sweep)
+    return do(resolved, run, command, checkpoint)
+
+
+def begin(
+    config: RunConfig,
+    command: Command,
+    name: str,
+    checkpoint: Path | None = None,
+    parents: Sequence[str] = (),
+    sweep: str | None = None,
+) -> tuple[RunConfig, Run | None]:
+    """The resolved config and the run directory that `do` works in: None in torchrun's other ranks."""
     from recsysml import job
     from recsysml.results import Run
     from recsysml.runlog import show
@@ -87,7 +100,7 @@ def start(
     if checkpoint is None:
         job.check_initial(resolved)
     if not job.main_process():
-        return do(resolved, None, command, checkpoint)
+        return resolved, None
     show()
     run = Run.create(
         outputs(config),
@@ -103,7 +116,7 @@ def start(
     became = job.what_auto_became(config, resolved)
     if became:
         run.say(became)
-    return do(resolved, run, command, checkpoint)
+    return resolved, run
 
 
 def only_for_train(config: RunConfig) -> None:

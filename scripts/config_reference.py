@@ -12,7 +12,9 @@ PAGES = [
     ("run", ""),
     ("models", "model."),
     ("retrievers", "model."),
+    ("rankers", "model."),
     ("data", "data."),
+    ("impressions", "data."),
     ("trainers", "trainer."),
     ("evals", "eval."),
 ]

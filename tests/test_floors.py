@@ -16,7 +16,7 @@ FLOORS = [
     {"data", "models"},
     {"results", "examples", "harness_files", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
     {"engine"},
-    {"retrieval"},
+    {"retrieval", "ranking"},
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "report", "doctor", "catalogue"},

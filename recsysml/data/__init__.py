@@ -1,7 +1,8 @@
 """Data sources, one file a family.
 
 `KINDS[kind]` is a module with `check(config) -> None` (cheap, torch-free: raises ConfigError/DataError with one line
-before a run directory exists) and `load(config) -> TokenData | Interactions`.
+before a run directory exists) and `load(config) -> TokenData | Interactions`, of impressions
+`load_impressions(config, encoder=None) -> ImpressionTable`. `config.families` says which of them a kind has.
 """
 
 KINDS = {
@@ -12,4 +13,6 @@ KINDS = {
     "sequences": "recsysml.data.sequences",
     "ml_1m": "recsysml.data.ml_1m",
     "world": "recsysml.data.world",
+    "kuairand": "recsysml.data.kuairand",
+    "impressions": "recsysml.data.impressions",
 }

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsysml.data import world_impressions
+from recsysml.data.impression_data import ImpressionTable, encode
+from recsysml.data.impression_encoder import ImpressionEncoder
 from recsysml.data.interaction_data import Interactions, divide
 from recsysml.data.progress import progress
 from recsysml.data.world_population import Latent, Population, make
@@ -89,6 +92,11 @@ def load(config: WorldConfig) -> Interactions:
         split=config.split,
         fit_range=config.fit_range,
     )
+
+
+def load_impressions(config: WorldConfig, encoder: ImpressionEncoder | None = None) -> ImpressionTable:
+    """Every item that was shown, with what was known then and what came of it, for rankers."""
+    return encode(world_impressions.read(config, open_world(config), FORMAT), encoder)
 
 
 def prepare(config: WorldConfig) -> None:

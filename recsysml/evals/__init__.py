@@ -8,6 +8,7 @@ KINDS = {
     "language": "recsysml.evals.language:evaluate_checkpoint",
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
+    "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }

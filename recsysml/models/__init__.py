@@ -9,4 +9,5 @@ KINDS = {
     "ease": "recsysml.models.ease:Ease",
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
+    "mtml": "recsysml.models.mtml:MTML",
 }

@@ -26,6 +26,10 @@ class Encoder(Protocol):
         """(n_items, C); a score is the product of a position's vector and an item's."""
         ...
 
+    def item_side(self) -> list[nn.Parameter]:
+        """The parameters that `item_matrix` alone reads."""
+        ...
+
 
 def sequences(histories: Histories, length: int, start: int) -> np.ndarray:
     """(R, length): the start token and then each row's items, their last `length` places at most; padded behind."""
@@ -46,18 +50,19 @@ class EncoderRetriever:
         self._items: Tensor | None = None
 
     def scores(self, histories: Histories) -> np.ndarray:
-        return (self._queries(histories) @ self._matrix().T).cpu().numpy()
+        return (self.queries(histories) @ self.matrix().T).cpu().numpy()
 
     def user_vectors(self, histories: Histories) -> np.ndarray:
         """(R, C) float32."""
-        return self._queries(histories).cpu().numpy()
+        return self.queries(histories).cpu().numpy()
 
     def item_vectors(self) -> np.ndarray:
         """(n_items, C) float32."""
-        return self._matrix().cpu().numpy()
+        return self.matrix().cpu().numpy()
 
     @torch.no_grad()
-    def _queries(self, histories: Histories) -> Tensor:
+    def queries(self, histories: Histories) -> Tensor:
+        """`user_vectors` as a tensor on the device."""
         encoder = cast(Encoder, self.encoder)
         length = min(encoder.context_length, int(histories.lengths.max(initial=0)) + 1)
         inputs = torch.from_numpy(sequences(histories, length, self.n_items)).to(self.device)
@@ -67,7 +72,8 @@ class EncoderRetriever:
         return states[torch.arange(len(last), device=self.device), last].float()
 
     @torch.no_grad()
-    def _matrix(self) -> Tensor:
+    def matrix(self) -> Tensor:
+        """`item_vectors` as a tensor on the device."""
         if self._items is None:
             self._items = (
                 cast(Encoder, self.encoder).item_matrix().detach().float()

@@ -99,6 +99,10 @@ class TwoTower(nn.Module):
         vectors = self.item_tower(items) + items
         return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
 
+    def item_side(self) -> list[nn.Parameter]:
+        """The parameters that `item_matrix` alone reads."""
+        return list(self.item_tower.parameters())
+
     def _item_inputs(self, items: Tensor) -> Tensor:
         """(...) indices -> (..., C): id and features of each item, before any tower."""
         x = self.item_embedding(items)

@@ -14,9 +14,11 @@ from recsysml.data.interaction_data import Interactions
 from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, JobError
 from recsysml.models import KINDS as MODELS
-from recsysml.models.encoder import EncoderRetriever
+from recsysml.models import heads
 from recsysml.models.retriever import Retriever
 from recsysml.schemas import SCHEMAS
+
+TRAINING_ONLY = "age_bias."  # weights that nothing which serves may see begin so
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Opened:
             )
 
 
-def metadata(config: Any, name: str, data: Interactions, widths: dict[str, int] | None = None) -> dict[str, Any]:
+def metadata(
+    config: Any, name: str, data: Interactions, widths: dict[str, int] | None = None, head: str | None = None
+) -> dict[str, Any]:
     """What a retriever's checkpoint.json says beside the weights: enough to build the model and to name its indices.
 
-    widths: columns of `item_features` and `user_features`, for a model that keeps them.
+    widths: columns of `item_features` and `user_features`, for a model that keeps them. head: the loss that gave the
+    network a head of its own.
     """
-    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids), "features": widths}
+    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids), "features": widths, "head": head}
     return {
         "model": {"name": name, "kind": config.kind, "config": dataclasses.asdict(config), **sizes},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -79,8 +84,11 @@ def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
         model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
         retriever: Retriever = model
     else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
+        if described.get("head"):
+            heads.attach(model, heads.restored(described["head"], tensors))
         checkpoint.put_weights(model, tensors, folder)
-        retriever = EncoderRetriever(model.to(device).eval(), device)
+        retriever = heads.retriever_of(model.to(device).eval(), device)
     return Opened(
         retriever,
         described["kind"],

@@ -14,6 +14,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ease": "recsysml.schemas.retrievers:EaseConfig",
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
+        "mtml": "recsysml.schemas.rankers:MTMLConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -23,16 +24,20 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "sequences": "recsysml.schemas.data:SequencesConfig",
         "ml_1m": "recsysml.schemas.data:Ml1mConfig",
         "world": "recsysml.schemas.data:WorldConfig",
+        "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
+        "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
     },
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
         "fit": "recsysml.schemas.trainers:FitTrainerConfig",
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
+        "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
+        "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },

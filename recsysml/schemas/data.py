@@ -13,7 +13,7 @@ from recsysml.schemas.checks import at_least, one_of, share
 class _TextFields:
     """What all token streams share."""
 
-    family: ClassVar[str] = "text"
+    families: ClassVar[tuple[str, ...]] = ("text",)
 
     # a label of the YAML: the data set's name in results.json
     name: str = "text"
@@ -93,7 +93,7 @@ class HubTextConfig(_TextFields):
 class _InteractionFields:
     """What all user-item events share."""
 
-    family: ClassVar[str] = "interactions"
+    families: ClassVar[tuple[str, ...]] = ("interactions",)
 
     # a label of the YAML: the data set's name in results.json
     name: str = "interactions"
@@ -174,7 +174,12 @@ class Ml1mConfig(_InteractionFields):
 
 @dataclass
 class WorldConfig(_InteractionFields):
-    """The simulated world: its truth is known, so that what is learnt can be held against it."""
+    """The simulated world: its truth is known, so that what is learnt can be held against it.
+
+    A retriever learns from its interactions, a ranker from its impressions: all that was shown, with every action.
+    """
+
+    families: ClassVar[tuple[str, ...]] = ("interactions", "impressions")
 
     kind: str = "world"
     name: str = "world"
@@ -184,7 +189,7 @@ class WorldConfig(_InteractionFields):
     events: int = 100_000
     # of the world, not of the run: the same world for every model's seed
     seed: int = 1
-    # what makes an event an interaction: click, long_view, like or share
+    # for retrievers: what makes an event an interaction: click, long_view, like or share
     action: str = "click"
 
     def validate(self) -> None:
@@ -193,3 +198,7 @@ class WorldConfig(_InteractionFields):
         at_least("data.users", self.users, 10)
         at_least("data.items", self.items, 100)
         at_least("data.events", self.events, 100)
+
+    def task_types(self) -> dict[str, str]:
+        """Label of an impression -> binary or real."""
+        return dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")

@@ -62,6 +62,33 @@ class RetrievalEvalConfig:
             one_of("eval.baselines", name, BASELINES)
 
 
+# what a ranker is always compared with, task by task
+RANKING_BASELINES = ("base_rate", "logistic_regression", "gradient_boosting")
+
+
+@dataclass
+class RankingEvalConfig:
+    """Probabilities of every task against what happened, beside simple methods."""
+
+    family: ClassVar[str] = "impressions"
+    headline: ClassVar[tuple[str, ...]] = ("val/ne", "val/auc")
+
+    kind: str = "ranking"
+    # val or test
+    split: str = "test"
+    # the methods run beside the model: base_rate is `baseline`, the others are `baselines`
+    baselines: list[str] = field(default_factory=lambda: list(RANKING_BASELINES))
+    # impressions scored at once
+    batch_size: int = 4096
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        at_least("eval.batch_size", self.batch_size, 1)
+        for name in self.baselines:
+            one_of("eval.baselines", name, RANKING_BASELINES)
+
+
 @dataclass
 class LMHarnessEvalConfig:
     """Tasks of lm_eval, from local files or its own catalogue, on any language model."""
@@ -106,8 +133,12 @@ class ContaminationEvalConfig:
     ngram: int = 13
     # a shorter row, which finds more and means less
     short_ngram: int = 8
-    # a run of `recsysml eval tasks=...` whose scores are split into clean and touched questions; null: no scores
+    # a run of `recsysml eval tasks=...` whose scores are split into clean and touched questions; null: those of the
+    # checkpoint on `tasks`, and none for files of questions
     scores: str | None = None
+    # a folder with task YAML of your own, and whether it may run code: as in lm_harness
+    task_folder: str | None = None
+    trust: bool = False
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""

@@ -4,4 +4,5 @@ KINDS = {
     "language": "recsysml.trainers.language:train",
     "fit": "recsysml.trainers.fit:train",
     "retrieval": "recsysml.trainers.retrieval:train",
+    "ranking": "recsysml.trainers.ranking:train",
 }

@@ -80,3 +80,13 @@ def test_processes_share_a_batch():
 def test_no_events_is_an_error():
     with pytest.raises(DataError, match="no events"):
         made(lengths=(0, 0))
+
+
+def test_times_are_those_of_the_targets():
+    items = made().items
+    batches = made(times=items * 2.0)
+    for i in range(4):
+        *plain, times = batches[i]
+        assert all(torch.equal(a, b) for a, b in zip(plain, made()[i], strict=True))
+        real = plain[1] >= 0
+        assert torch.equal(times[real], plain[1][real] * 2.0)

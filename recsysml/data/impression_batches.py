@@ -1,0 +1,89 @@
+"""Impressions as the tensors a ranker takes. Training batch i depends on (seed, i) and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsysml.data.impression_data import ImpressionTable
+from recsysml.errors import DataError
+
+
+class ImpressionBatches:
+    """Map-style batches of `batch_size` rows of a range, without end; each epoch visits every row once.
+
+    The rows of all epochs form one sequence, and batch i is its i-th run: every batch has the same shape, no row is
+    dropped or seen twice in an epoch, and going on after n batches needs no state but n. With `world_size` processes
+    each takes rows `rank::world_size` of the same global batch.
+    """
+
+    def __init__(
+        self,
+        table: ImpressionTable,
+        rows: tuple[int, int],
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """rows: from and to. Raises DataError where there are none."""
+        assert batch_size % world_size == 0, "a batch must divide among the processes"
+        if rows[0] == rows[1]:
+            raise DataError(f"{table.name}: there is no impression to learn from")
+        self.inputs = ImpressionInputs(table, context_length)
+        self.start, self.n_rows = rows[0], rows[1] - rows[0]
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def rows(self, i: int) -> np.ndarray:
+        """(b,) rows of the table in batch i, for this process; b = batch_size / world_size."""
+        samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
+        epochs, places = np.divmod(samples, self.n_rows)
+        found = np.empty(len(samples), np.int64)
+        for epoch in np.unique(epochs):
+            own = epochs == epoch
+            found[own] = self._epoch(int(epoch))[places[own]]
+        return found + self.start
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        """What `ImpressionInputs.of` gives for the rows of batch i."""
+        return self.inputs.of(self.rows(i))
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """(n_rows,) the order of an epoch."""
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
+                del self._epochs[min(self._epochs)]
+            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
+        return self._epochs[epoch]
+
+
+class ImpressionInputs:
+    """Rows of a table as the tensors that a ranker takes."""
+
+    def __init__(self, table: ImpressionTable, context_length: int) -> None:
+        self.table = table
+        self.context_length = context_length if table.shape.history else 0
+        self.bag_width = max((bag.longest for bag in table.bags), default=0)
+
+    def of(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        """rows (B,) ->
+
+        dense (B, F), vectors (B, E, D), sparse (B, S), bags (B, G, W) and history (B, H, Q) with -1 where there is
+        nothing, positions (B,), labels (B, T).
+        """
+        table = self.table
+        bags = [bag.last(rows, self.bag_width)[..., 0] for bag in table.bags]  # (B, W) each
+        arrays = (
+            table.dense[rows],
+            table.vectors[table.vector_rows[rows]],
+            table.sparse[rows],
+            np.stack(bags, axis=1) if bags else np.zeros((len(rows), 0, 0), np.int64),
+            table.history.last(rows, self.context_length),
+            table.positions[rows],
+            table.labels[rows],
+        )
+        return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)

@@ -1,0 +1,206 @@
+"""A ranker's probabilities against what happened, task by task, beside simple methods on the same rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsysml import lazy
+from recsysml.data import KINDS as DATA
+from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.progress import progress
+from recsysml.engine import device
+from recsysml.metrics import ranking as metrics
+from recsysml.models.ranking_baselines import BASELINES, columns, one_hot
+from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.scoring import logits
+
+logger = logging.getLogger("recsysml")
+
+# metric -> which way is better; those of a real label come last
+BETTER = {"auc": "higher", "gauc": "higher", "logloss": "lower", "ne": "lower", "rmse": "lower"}
+
+# task -> metric -> (value, standard error, n)
+Judged = dict[str, dict[str, tuple[float, float, int]]]
+
+
+def judge(scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tasks: Sequence[str]) -> Judged:
+    """scores (n, T): logits of the tasks in this order for rows from and to of the table."""
+    found: Judged = {}
+    requests = table.requests[rows[0] : rows[1]]
+    for place, task in enumerate(tasks):
+        labels = labels_of(table, rows, task)
+        own, n = scores[:, place], len(labels)
+        if table.shape.tasks[task] == "real":
+            scale = table.encoder.scales[task][1]
+            squares = (own - labels) ** 2
+            value = math.sqrt(squares.mean())
+            error = squares.std(ddof=1) / math.sqrt(n) / (2 * value) if value else 0.0
+            found[task] = {"rmse": (scale * value, scale * error, n)}
+            continue
+        grouped, grouped_error, groups = metrics.grouped_auc(own, labels, requests)
+        found[task] = {
+            "auc": (*metrics.auc(own, labels), n),
+            "gauc": (grouped, grouped_error, groups),
+            "logloss": (*metrics.log_loss(own, labels), n),
+            "ne": (*metrics.normalised_entropy(own, labels), n),
+        }
+    return found
+
+
+def labels_of(table: ImpressionTable, rows: tuple[int, int], task: str) -> np.ndarray:
+    """(n,) float64."""
+    return table.labels[rows[0] : rows[1], list(table.shape.tasks).index(task)].astype(np.float64)
+
+
+def means(judged: Judged) -> dict[str, float]:
+    """Means of AUC and NE over the binary tasks that have them; where none has, the worst there is."""
+    found = {}
+    for name, nothing in (("auc", 0.0), ("ne", math.inf)):
+        values = [own[name][0] for own in judged.values() if name in own and math.isfinite(own[name][0])]
+        found[name] = float(np.mean(values)) if values else nothing
+    if not any("ne" in own for own in judged.values()):  # real labels alone: what is left to choose by
+        found["ne"] = float(np.mean([own["rmse"][0] for own in judged.values()]))
+    return found
+
+
+def values(split: str, judged: Judged) -> dict[str, float]:
+    """By full name, for metrics.jsonl."""
+    named = {f"{split}/{task}/{name}": value[0] for task, own in judged.items() for name, value in own.items()}
+    return named | {f"{split}/{name}": value for name, value in means(judged).items()}
+
+
+def baselines(
+    names: Sequence[str], table: ImpressionTable, splits: Sequence[str], tasks: Sequence[str]
+) -> dict[str, dict[str, Judged]]:
+    """Each simple method, fitted task by task on the rows that are learnt from: split -> name -> what it got."""
+    learnt = table.fitted
+    found: dict[str, dict[str, Judged]] = {split: {} for split in splits}
+    with progress("fitting baselines", len(names) * len(tasks)) as advance:
+        for name in names:
+            features = {span: _features(name, table, span) for span in {learnt, *(table.bounds[s] for s in splits)}}
+            scores: dict[str, list[np.ndarray]] = {split: [] for split in splits}
+            for task in tasks:
+                method = BASELINES[name]()
+                method.fit(features[learnt], labels_of(table, learnt, task), table.shape.tasks[task])
+                for split in splits:
+                    span = table.bounds[split]
+                    scores[split].append(method.logits(features[span], span[1] - span[0]))
+                advance(1)
+            for split in splits:
+                found[split][name] = judge(np.stack(scores[split], axis=1), table, table.bounds[split], tasks)
+    return found
+
+
+def _features(name: str, table: ImpressionTable, rows: tuple[int, int]) -> Any:
+    """What a method reads: all that the model does, but of the past only how long it is."""
+    if name == "base_rate":
+        return None
+    span = np.arange(*rows)
+    past = (table.history.stops - table.history.starts)[span, None]
+    vectors = table.vectors[table.vector_rows[span]].reshape(len(span), -1)
+    numbers = np.concatenate([table.dense[span], vectors, np.log1p(past)], axis=1)
+    ids, sizes = table.sparse[span], list(table.shape.sparse.values())
+    if table.shape.positions:
+        ids, sizes = np.concatenate([ids, table.positions[span, None]], axis=1), [*sizes, table.shape.positions]
+    if name == "gradient_boosting":
+        return columns(numbers, ids, sizes)
+    bags = [bag.last(span, bag.longest)[..., 0] for bag in table.bags]
+    return one_hot(numbers, ids, sizes, bags, list(table.shape.bags.values()))
+
+
+def record(
+    run: Any,
+    split: str,
+    scores: np.ndarray,
+    judged: Judged,
+    simple: Mapping[str, Judged],
+    table: ImpressionTable,
+    tasks: Sequence[str],
+) -> None:
+    """Put a split's metrics, with the base rate as `baseline` and the other methods by name, and each row's log loss
+    into the run's record."""
+    rows = table.bounds[split]
+    ids = [str(row) for row in range(*rows)]
+    for place, task in enumerate(tasks):
+        for name, (value, error, n) in judged[task].items():
+            others = {label: other[task][name][0] for label, other in simple.items()}
+            baseline = others.pop("base_rate", None)
+            run.metric(
+                f"{split}/{task}/{name}", value, stderr=error, n=n, better=BETTER[name], baseline=baseline,
+                baselines=others,
+            )  # fmt: skip
+        if table.shape.tasks[task] == "binary":
+            losses = metrics.log_losses(scores[:, place], labels_of(table, rows, task))
+            run.add_examples(f"{split}/{task}/logloss", ids, losses)
+    for name, value in means(judged).items():
+        others = {label: means(other)[name] for label, other in simple.items()}
+        baseline = others.pop("base_rate", None)
+        error = _mean_error(name, scores, table, rows, tasks)
+        run.metric(
+            f"{split}/{name}", value, stderr=error, n=len(ids), better=BETTER[name], baseline=baseline,
+            baselines=others,
+        )  # fmt: skip
+
+
+def _mean_error(
+    name: str, scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tasks: Sequence[str]
+) -> float | None:
+    """The standard error of a mean over tasks, whose rows are the same: from what each row adds to all of them."""
+    shares = []
+    for place, task in enumerate(tasks):
+        if table.shape.tasks[task] == "binary":
+            share = metrics.influence(name, scores[:, place], labels_of(table, rows, task))
+            if share is not None:
+                shares.append(share)
+    if not shares:
+        return None
+    mean = np.mean(shares, axis=0)
+    return float(mean.std(ddof=1) / math.sqrt(len(mean)))
+
+
+def sentence(split: str, judged: Judged, simple: Mapping[str, Judged]) -> str:
+    """One line for the screen: of each task AUC and NE, beside the baselines'."""
+    said = []
+    for task, own in judged.items():
+        for name in ("auc", "ne", "rmse"):
+            if name in own:
+                others = ", ".join(f"{label} {other[task][name][0]:.4f}" for label, other in simple.items())
+                said.append(f"{split}/{task}/{name} {own[name][0]:.4f}" + (f" ({others})" if others else ""))
+    return "\n".join(said)
+
+
+def protocol(table: ImpressionTable) -> dict[str, Any]:
+    """How it was judged, for results.json: runs that differ here do not compare."""
+    return {
+        "split": "time",
+        "fit_range": table.fit_range,
+        "ties": "mid-rank",
+        "grouped_by": table.grouped_by,
+        "positions": "as shown" if table.shape.positions else "none",
+        "past": "before the row's own request",
+    }
+
+
+def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
+    """`recsysml eval` of a ranker: judge a checkpoint on `config.eval.split` of `config.data`, encoded as it was."""
+    machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
+    opened = open_ranker(checkpoint_dir, machine.device)
+    load = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")
+    table: ImpressionTable = load(config.data, opened.encoder)
+    split, tasks = config.eval.split, opened.model.tasks
+    run.set_data(table.name, table.fingerprint, table.sizes)
+    run.set_model(opened.name, opened.kind, opened.parameters, 0)
+    run.set_protocol(**protocol(table))
+    run.set_environment(machine.describe())
+    rows = table.bounds[split]
+    scores = logits(opened.model, table, rows, batch_size=config.eval.batch_size, device=machine.device)
+    judged = judge(scores, table, rows, tasks)
+    simple = baselines(config.eval.baselines, table, [split], tasks)[split]
+    record(run, split, scores, judged, simple, table, tasks)
+    logger.info("%s", sentence(split, judged, simple))

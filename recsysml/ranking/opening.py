@@ -1,0 +1,72 @@
+"""A trained ranker's checkpoint: what is written into it, and the ranker it becomes again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recsysml import lazy
+from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.impression_encoder import ImpressionEncoder
+from recsysml.engine import checkpoint
+from recsysml.errors import ConfigError, JobError
+from recsysml.models import KINDS as MODELS
+from recsysml.schemas import SCHEMAS
+from recsysml.schemas.ranking_shape import RankingShape
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A ranker in eval mode, and how its rows are encoded."""
+
+    model: Any
+    encoder: ImpressionEncoder
+    shape: RankingShape
+    kind: str
+    name: str
+    parameters: int
+    fingerprint: str  # of the data it learnt from
+
+
+def metadata(config: Any, table: ImpressionTable) -> dict[str, Any]:
+    """What a ranker's checkpoint.json says beside the weights: enough to build it and to encode rows for it."""
+    shape = dataclasses.asdict(table.shape)
+    return {
+        "model": {"name": config.name, "kind": config.kind, "config": dataclasses.asdict(config), "shape": shape},
+        "data": {"name": table.name, "fingerprint": table.fingerprint},
+        "encoder": table.encoder.to_json(),
+    }
+
+
+def build(config: Any, shape: RankingShape) -> Any:
+    """The untrained model of a config."""
+    return lazy.resolve(MODELS[config.kind])(config, shape)
+
+
+def open_ranker(folder: Path, device: torch.device | str = "cpu") -> Opened:
+    """The ranker of a checkpoint folder. Raises JobError for a damaged one, ConfigError for another model's."""
+    tensors, found = checkpoint.load_weights(folder)
+    described = found.get("model", {})
+    if "encoder" not in found or described.get("kind") not in SCHEMAS["model"]:
+        raise ConfigError(f"{folder} holds a model of kind {described.get('kind')!r}, not a ranker")
+    try:
+        config = lazy.resolve(SCHEMAS["model"][described["kind"]])(**described["config"])
+        shape = RankingShape(**described["shape"])
+    except TypeError as error:
+        raise JobError(f"{folder} was written by another version: {error}") from error
+    model: nn.Module = build(config, shape)
+    checkpoint.put_weights(model, tensors, folder)
+    return Opened(
+        model.to(device).eval(),
+        ImpressionEncoder.from_json(found["encoder"]),
+        shape,
+        described["kind"],
+        described["name"],
+        sum(tensor.numel() for tensor in tensors.values()),
+        found["data"]["fingerprint"],
+    )

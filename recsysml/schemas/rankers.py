@@ -1,0 +1,108 @@
+"""Config of every model that scores impressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from recsysml.errors import ConfigError
+from recsysml.schemas.checks import at_least, nearest, one_of, share
+
+
+@dataclass
+class MTMLConfig:
+    """A multi-task ranker: features, history, interactions, a mixer of experts and one tower a task."""
+
+    accepts: ClassVar[str] = "impressions"
+    trainers: ClassVar[tuple[str, ...]] = ("ranking",)
+
+    kind: str = "mtml"
+    # a label of the YAML: the model's name in results.json
+    name: str = "mtml"
+    # labels to predict; empty is all that the data has
+    tasks: list[str] = field(default_factory=list)
+    # width of every embedding
+    d_embedding: int = 16
+    # who the user is: id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort, gated by
+    # how much history there is)
+    user: str = "id_table"
+    n_cohorts: int = 32
+    # share of a training batch's users whose id is hidden, so that one never met is nothing new
+    user_dropout: float = 0.0
+    # the user's past against what is shown: din (an MLP), multi_head, hstu (pointwise) or none
+    history: str = "din"
+    n_heads: int = 2
+    # the last so many events are read
+    context_length: int = 30
+    # how features meet: dot (products of pairs), dcn (crosses) or concat
+    interaction: str = "dcn"
+    n_cross_layers: int = 2
+    # what tasks share: shared_bottom, mmoe or ple
+    mixer: str = "mmoe"
+    # experts of mmoe; of ple those that all tasks share
+    n_experts: int = 4
+    # ple's experts of each task
+    n_task_experts: int = 1
+    # widths inside the bottom or an expert, and inside a task's tower
+    expert_widths: list[int] = field(default_factory=lambda: [256, 128])
+    tower_widths: list[int] = field(default_factory=lambda: [64])
+    dropout: float = 0.0
+    # bias of the place in the slate, left out when serving: none, additive (to the logits) or examination (a factor
+    # of the probability)
+    position: str = "additive"
+    # task -> the task without which it cannot be: p(like) becomes p(click) p(like | click)
+    factorised: dict[str, str] = field(default_factory=dict)
+    # how the tasks' losses are added up: equal, fixed (by task_weights), uncertainty or gradnorm
+    weighting: str = "equal"
+    task_weights: dict[str, float] = field(default_factory=dict)
+    # gradnorm's alpha: how strongly tasks are pulled to train at one pace
+    gradnorm_alpha: float = 1.5
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        for name in ("d_embedding", "n_cohorts", "n_heads", "context_length", "n_experts", "n_task_experts"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("n_cross_layers", "gradnorm_alpha"):
+            at_least(f"model.{name}", getattr(self, name), 0)
+        one_of("model.user", self.user, ("id_table", "deep_hash", "cohort", "mixture"))
+        one_of("model.history", self.history, ("din", "multi_head", "hstu", "none"))
+        one_of("model.interaction", self.interaction, ("dot", "dcn", "concat"))
+        one_of("model.mixer", self.mixer, ("shared_bottom", "mmoe", "ple"))
+        one_of("model.position", self.position, ("none", "additive", "examination"))
+        one_of("model.weighting", self.weighting, ("equal", "fixed", "uncertainty", "gradnorm"))
+        share("model.dropout", self.dropout)
+        share("model.user_dropout", self.user_dropout)
+        for key in ("expert_widths", "tower_widths"):
+            for width in getattr(self, key):
+                at_least(f"model.{key}", width, 1)
+        if not self.expert_widths:
+            raise ConfigError("model.expert_widths is empty: give the width of at least one layer.")
+        if self.history in ("multi_head", "hstu") and self.d_embedding % self.n_heads:
+            raise ConfigError(
+                f"model.d_embedding={self.d_embedding} is not a multiple of model.n_heads={self.n_heads}."
+            )
+        for task, weight in self.task_weights.items():
+            at_least(f"model.task_weights.{task}", weight, 0)
+        if self.task_weights and self.weighting != "fixed":
+            raise ConfigError(f"model.task_weights are not read with model.weighting={self.weighting}: use fixed.")
+        if parents := set(self.factorised) & set(self.factorised.values()):
+            raise ConfigError(f"model.factorised: {min(parents)} stands on both sides; one step is what can be.")
+
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
+        types = data.task_types()
+        if not types:
+            raise ConfigError("data.labels is empty: name the columns to predict, such as data.labels={click: binary}.")
+        chosen = self.tasks or list(types)
+        known = {"model.tasks": (self.tasks, types)}
+        known["model.task_weights"] = (list(self.task_weights), chosen)  # type: ignore[assignment]
+        known["model.factorised"] = ([*self.factorised, *self.factorised.values()], chosen)  # type: ignore[assignment]
+        for key, (names, among) in known.items():
+            for name in names:
+                if name not in among:
+                    near = nearest(name, among)
+                    hint = f"Did you mean: {near}? " if near else ""
+                    raise ConfigError(f"{key}: {name} is no task here. {hint}There are {', '.join(among)}.")
+        for name in {*self.factorised, *self.factorised.values()}:
+            if types[name] != "binary":
+                raise ConfigError(f"model.factorised: {name} is no binary label, so it has no probability.")
