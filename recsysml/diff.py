@@ -146,8 +146,18 @@ def _open(path: Path) -> _Side:
         results = as_results(content, file)
         return _Side(name, file, results, read_samples(file, results), notes, ours=False)
     results = read_results(file)
+    _say_tasks(results)
     examples = file.parent / "examples.parquet"
     return _Side(name, file, results, read_examples(examples) if examples.is_file() else {}, notes)
+
+
+def _say_tasks(results: dict[str, Any]) -> None:
+    """Put beside each metric of a task what must be the same on both sides, as `as_results` does for lm_eval's."""
+    tasks = results["data"].get("tasks")
+    for name, entry in results["metrics"].items():
+        about = tasks.get(name.split("/")[1]) if isinstance(tasks, dict) and name.startswith("lm/") else None
+        if isinstance(about, dict):
+            entry["task"] = {key: about.get(key) for key in ("version", "num_fewshot")}
 
 
 def _best_job(file: Path) -> tuple[Path, str]:

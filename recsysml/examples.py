@@ -1,14 +1,24 @@
-"""examples.parquet: per-example scores of a run, what `diff` pairs on."""
+"""examples.parquet: per-example scores of a run, what `diff` pairs on; and the ids of a task's questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from recsysml.errors import ConfigError
 from recsysml.files import write_atomic
+
+
+def question_id(number: int | str, asked: Iterable[str]) -> str:
+    """`12:5f3a...`: the number of a question in its task, and a hash of all texts that the model is given for it.
+
+    So two evals pair where they asked the same, whoever ran them and whatever else their files say of a question.
+    """
+    return f"{number}:{hashlib.sha256(json.dumps(list(asked)).encode()).hexdigest()[:12]}"
 
 
 def write_examples(path: Path, examples: Mapping[str, tuple[list[str], np.ndarray]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import recsysml
+from recsysml.errors import DataError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -51,8 +52,22 @@ def conf_dir() -> Path:
 
 def cache_dir() -> Path:
     """Downloads and conversions: `$XDG_CACHE_HOME/recsysml`, else `~/.cache/recsysml`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers
+        base = Path(tempfile.gettempdir()) / f"recsysml-{os.getuid()}"
     return Path(base) / "recsysml"
+
+
+def make_cache_dir() -> None:
+    """Raises DataError where the cache folder does not exist and cannot be made.
+
+    One that is there may be read-only: what a run needs may lie in it already.
+    """
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the cache folder {cache_dir()}: {error} (XDG_CACHE_HOME moves it)") from error
 
 
 def data_dir() -> Path | None:

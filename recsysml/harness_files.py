@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recsysml.errors import ConfigError
+from recsysml.examples import question_id
 
 Examples = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> ids (n,), values (n,)
 
@@ -78,8 +79,9 @@ def as_results(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def read_samples(path: Path, results: dict[str, Any]) -> Examples:
-    """Per-example scores from the `samples_<task>_<date>.jsonl` beside a results file (`--log_samples`), by `doc_id`.
+    """Per-example scores from the `samples_<task>_<date>.jsonl` beside a results file (`--log_samples`).
 
+    Ids are those that our own evals give (`question_id`); `doc_id` alone where a file does not say what was asked.
     Raises ConfigError naming the file and the line if one is damaged.
     """
     date = _DATE.search(path.name)
@@ -97,17 +99,31 @@ def _task_samples(file: Path, task: str, names: list[str]) -> Examples:
     collected: dict[str, dict[str, float]] = {name: {} for name in names}
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
-            row = json.loads(line)
-            doc_id, chosen = str(row["doc_id"]), row.get("filter", "none")
+            row = json.loads(line, parse_constant=_refuse)
+            name, chosen = _id(row), row.get("filter", "none")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{file} is damaged at line {number}: {error}") from error
         for metric, value in row.items():
             scores = collected.get(_name(task, metric, chosen))
             if scores is not None and isinstance(value, int | float):
-                scores[doc_id] = float(value)
+                scores[name] = float(value)
     return {
         name: (np.array(list(scores)), np.array(list(scores.values()))) for name, scores in collected.items() if scores
     }
+
+
+def _id(row: dict[str, Any]) -> str:
+    asked = row.get("arguments")
+    if not asked:
+        return str(row["doc_id"])
+    # {"gen_args_0": {"arg_0": context, "arg_1": continuation}, ...}; older versions wrote lists
+    requests = asked.values() if isinstance(asked, dict) else asked
+    texts = [text for one in requests for text in (one.values() if isinstance(one, dict) else one)]
+    return question_id(row["doc_id"], [text for text in texts if isinstance(text, str)])
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"it holds {word}")
 
 
 def _name(task: str, metric: str, chosen: str) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recsysml import catalogue, job
 from recsysml import config as configs
-from recsysml import job
 from recsysml.errors import ConfigError
 from recsysml.files import conf_dir
-from recsysml.launch import Command, expand, outputs, start
+from recsysml.launch import Command, begin, do, outputs, start
+from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
 from recsysml.schemas.run import RunConfig
 
@@ -44,7 +45,29 @@ def evaluate(command: Command, *, trust: bool = False) -> int:
     """Judge one model in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     ready = prepare(command, trust=trust)
     print(f"checkpoint: {ready.checkpoint}")
+    if _asks_first(ready.config):
+        job.check(ready.config)  # a missing text is said before the model has worked
+        code, scores = _judged(command, trust=trust)
+        if code:
+            return code
+        ready.config.eval.scores = str(scores)
     return start(ready.config, ready.command, "eval", ready.checkpoint, ready.parents)
+
+
+def _asks_first(config: RunConfig) -> bool:
+    """Whether the scores that `eval=contamination` splits are still to be had."""
+    return config.eval.kind == "contamination" and bool(config.tasks) and config.eval.scores is None
+
+
+def _judged(command: Command, *, trust: bool) -> tuple[int, Path | None]:
+    """The tasks of `eval=contamination` asked, in a run of its own: its exit code and directory. Answers that the
+    cache has cost nothing again."""
+    theirs = ("eval.task_folder", "eval.trust")
+    typed = [(text.partition("=")[0].lstrip("+"), text) for text in command.overrides]
+    words = [text for key, text in typed if key in theirs or key.partition(".")[0] != "eval"]
+    ready = prepare(dataclasses.replace(command, overrides=words), trust=trust)
+    config, run = begin(ready.config, ready.command, "eval", ready.checkpoint, ready.parents)
+    return do(config, run, ready.command, ready.checkpoint), run.path if run else None
 
 
 def prepare(command: Command, *, trust: bool = False) -> Prepared:
@@ -87,16 +110,21 @@ def with_tasks(command: Command, trust: bool) -> list[str]:
 
 def check_tasks(asked: RunConfig) -> None:
     """Raise ConfigError or DataError for tasks that cannot be run, and for what has no meaning without tasks."""
-    runs_tasks = asked.eval.kind == "lm_harness"
-    if asked.tasks and not runs_tasks:
-        raise ConfigError(f"eval={asked.eval.kind}: it runs no tasks; leave it out, and tasks=... chooses lm_harness.")
-    if asked.tasks:
+    kind = asked.eval.kind
+    if asked.tasks and kind == "contamination":
+        catalogue.check_tasks(asked.tasks, asked.eval.task_folder)
+    elif asked.tasks and kind == "lm_harness":
         job.check_tasks(asked.tasks, asked.eval.task_folder, trust=asked.eval.trust)
+    elif asked.tasks:
+        raise ConfigError(f"eval={kind}: it runs no tasks; leave it out, and tasks=... chooses lm_harness.")
+    if asked.tasks and getattr(asked.eval, "scores", None) is None:
         return
-    for key in ("num_fewshot",) if asked.eval.kind == "rag" else ("limit", "num_fewshot"):
+    for key in ("num_fewshot",) if kind == "rag" else ("limit", "num_fewshot"):
         if getattr(asked, key) is not None:
+            if asked.tasks:
+                raise ConfigError(f"{key} belongs to the eval that eval.scores names.")
             raise ConfigError(f"{key} belongs to tasks; without tasks the whole split is scored.")
-    if runs_tasks:
+    if kind == "lm_harness":
         raise ConfigError("eval=lm_harness: name the tasks, such as tasks=arc_easy,piqa; see: recsysml list tasks.")
 
 
@@ -157,6 +185,8 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
         _, jobs, _ = expand(hydra, words)
     ready = [prepare(dataclasses.replace(command, overrides=overrides)) for overrides in jobs]
     first = ready[0].config
+    if any(_asks_first(one.config) for one in ready):
+        raise ConfigError("eval=contamination: with tasks it asks them first, so one at a time, without -m.")
     name = sweeps.name_of(command.overrides, first)
     folder = outputs(first) / "sweep" / name
     folder.mkdir(parents=True, exist_ok=True)

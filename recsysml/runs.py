@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,13 +78,13 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Strict JSON of a file. Raises ConfigError naming the file and, if it is damaged, the line and column."""
-
-    def refuse(word: str) -> None:
-        raise ConfigError(f"{path} is not strict JSON: it holds {word}")
-
+    """Strict JSON of a file. Raises ConfigError naming the file and, if it is damaged, the line and column, or for a
+    number that is not finite the keys that lead to it."""
     try:
-        return json.loads(path.read_bytes(), parse_constant=refuse)
+        parsed = json.loads(path.read_bytes())
+        for place, number in _not_finite(parsed):
+            raise ConfigError(f"{path} is not strict JSON: it holds {number} at {place}")
+        return parsed
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
@@ -92,6 +93,14 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged: it is nested too deeply") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place.removeprefix("."), value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(item, f"{place}.{key}")
 
 
 def _check(results: dict[str, Any], path: Path) -> None:

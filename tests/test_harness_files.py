@@ -10,6 +10,7 @@ from scipy import stats
 
 from recsysml.diff import BETTER, NOISE, REFUSED, WORSE, compare, main
 from recsysml.errors import ConfigError
+from recsysml.examples import question_id
 from recsysml.results import Run
 
 DATE = "2026-05-01T10-11-12.345678"
@@ -111,6 +112,42 @@ def test_our_run_against_a_harness_file(tmp_path):
     assert compare(tmp_path / "theirs", run.path).metrics[0].verdict == WORSE
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_our_run_and_a_harness_file_pair_where_both_asked_the_same(tmp_path, listed):
+    """By number and prompt: what else the two files say of a document (ids, fields) does not matter."""
+    left, right = columns(1, n=50), columns(2, 0.3, n=50)
+    asked = [[(f"Question: {i}\nAnswer:", f" {word}") for word in ("yes", "no")] for i in range(50)]
+    run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
+    run.set_data("t", "d" * 64, {}, tasks={"t": {"version": 1.0, "num_fewshot": 0}})
+    run.metric("lm/t/acc", left["acc"].mean(), stderr=0.07, n=50, better="higher", baseline=0.5)
+    ids = [question_id(i, [text for pair in pairs for text in pair]) for i, pairs in enumerate(asked)]
+    run.add_examples("lm/t/acc", ids, left["acc"])
+    run.finish("ok")
+    path = harness(tmp_path / "theirs", {"t": right})
+    samples = path.parent / f"samples_t_{DATE}.jsonl"
+
+    def write(asked):
+        lines = []
+        for i, (pairs, value) in enumerate(zip(asked, right["acc"], strict=True)):
+            named = {f"gen_args_{j}": {"arg_0": a, "arg_1": b} for j, (a, b) in enumerate(pairs)}
+            row = {"doc_id": i, "doc": {"any": i}, "arguments": pairs if listed else named, "acc": value}
+            lines.append(json.dumps(row))
+        samples.write_text("\n".join(reversed(lines)))
+
+    write(asked)
+    row = next(row for row in compare(run.path, path).metrics if row.name == "lm/t/acc")
+    gained, lost = int((right["acc"] > left["acc"]).sum()), int((right["acc"] < left["acc"]).sum())
+    assert (row.test, row.n) == ("exact McNemar", 50)
+    assert row.p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
+    write([*asked[:-1], [("Question: other", " yes")]])
+    row = next(row for row in compare(run.path, path).metrics if row.name == "lm/t/acc")
+    assert (row.test, row.reason) == ("two standard errors", "the per-example scores are of different examples")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "n-shot": {"t": 5}}))
+    row = next(row for row in compare(run.path, path).metrics if row.name == "lm/t/acc")
+    assert (row.verdict, row.reason) == (REFUSED, "different task: num_fewshot 0 against 5")
+
+
 def test_the_newest_file_of_a_folder_and_filters(tmp_path):
     harness(tmp_path, {"t": columns(1)}, date="2026-04-01T00-00-00.0")
     newest = harness(tmp_path, {"t": columns(2)})
@@ -136,8 +173,16 @@ def test_damage_is_named(tmp_path):
         path.write_text(json.dumps({**whole, **change}))
         with pytest.raises(ConfigError, match=words):
             compare(path, path)
+    for number in ("NaN", "-Infinity", "1e999"):
+        path.write_text(json.dumps(whole).replace('"acc_stderr,none": ', f'"acc_stderr,none": {number}, "x": '))
+        with pytest.raises(ConfigError, match=r"not strict JSON: it holds (nan|-?inf) at results\.t\.acc_stderr,none"):
+            compare(path, path)
     path.write_text(json.dumps(whole))
-    (tmp_path / f"samples_t_{DATE}.jsonl").write_text('{"doc_id": 1}\n{"doc')
+    samples = tmp_path / f"samples_t_{DATE}.jsonl"
+    samples.write_text('{"doc_id": 1, "acc": 1.0}\n{"doc_id": 2, "acc": NaN}')
+    with pytest.raises(ConfigError, match=r"samples_t.*damaged at line 2: it holds NaN"):
+        compare(path, path)
+    samples.write_text('{"doc_id": 1}\n{"doc')
     with pytest.raises(ConfigError, match=r"samples_t.*damaged at line 2"):
         compare(path, path)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from recsysml import job
+from recsysml import files, job
 from recsysml.cli import main
 from recsysml.errors import DataError, Interrupted, JobError
 
@@ -94,6 +94,32 @@ def test_bad_data_is_a_mistake_before_the_run_and_a_failure_in_it(
     told.bad_file, told.error = None, DataError("row 7 is bad")
     assert main(TRAIN) == 1
     assert results(runs(own_outputs)[0])["run"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("place", ["cache", "outputs"])
+def test_a_folder_that_cannot_be_made_is_a_mistake(
+    place: str,
+    told: SimpleNamespace,
+    own_outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("no folder can lie below a file")
+    variable = {"cache": "XDG_CACHE_HOME", "outputs": "RECSYSML_OUTPUTS"}[place]
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "below"))
+    assert main(TRAIN) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file" / "below") in line and variable in line
+    assert not runs(own_outputs)
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert files.cache_dir().name == "recsysml"
+    files.make_cache_dir()
+    assert files.cache_dir().is_dir()
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted("SIGTERM at step 5")], ids=["ctrl-c", "sigterm"])

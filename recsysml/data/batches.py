@@ -40,22 +40,23 @@ class TokenBatches:
                 "give more text or a smaller model.context_length"
             )
 
-    def window_ids(self, i: int) -> list[int]:
-        """Token offsets where the windows of batch i start, for this process."""
+    def window_ids(self, i: int) -> np.ndarray:
+        """Token offsets (batch_size / world_size,) where the windows of batch i start, for this process."""
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
         epochs, positions = np.divmod(samples, self.windows_per_epoch)
-        starts = []
-        for epoch, position in zip(epochs.tolist(), positions.tolist(), strict=True):
-            offset, order = _epoch(self.seed, epoch, self.windows_per_epoch, self.context_length)
-            starts.append(offset + int(order[position]) * self.context_length)
+        starts = np.empty(len(samples), np.int64)
+        for epoch in np.unique(epochs):
+            offset, order = _epoch(self.seed, int(epoch), self.windows_per_epoch, self.context_length)
+            own = epochs == epoch
+            starts[own] = offset + order[positions[own]] * self.context_length
         return starts
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of batch i, both (batch_size / world_size, context_length) int64."""
-        span = np.arange(self.context_length + 1)
-        windows = self.tokens[np.array(self.window_ids(i))[:, None] + span]  # (b, T + 1)
-        rows = torch.from_numpy(windows.astype(np.int64))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        windows = self.tokens[self.window_ids(i)[:, None] + np.arange(self.context_length + 1)]  # (b, T + 1)
+        # copied by numpy, which works outside the interpreter's lock and starts no threads of its own
+        inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 @lru_cache(maxsize=4)  # a batch may reach into the next epoch, and two loaders may be alive

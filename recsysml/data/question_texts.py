@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recsysml.errors import DataError
+from recsysml.data import task_files
+from recsysml.data.questions import read_rows
+from recsysml.errors import ConfigError, DataError
 from recsysml.files import data_dir
 
 # what is about a question and no part of it
@@ -26,38 +26,45 @@ def find(task: str, name: str) -> Path:
     raise DataError(f"{task}: there is no file {name} in {places}")
 
 
-def read_questions(path: Path) -> list[tuple[str, str]]:
-    """(example id, text) of each line of a .jsonl or .jsonl.gz, whatever the task's fields are called.
+def files_of_task(name: str, task_folder: str | None = None, *, trust: bool = False) -> list[Path]:
+    """The local files whose rows are the questions that a task asks, in its order (not those of `heldout`).
+
+    Raises ConfigError or DataError for a task whose questions are not rows of local files.
+    """
+    file = task_files.index(task_folder, trust=trust).get(name)
+    located = task_files.locate(name, file) if file is not None else None
+    if file is None or located is None:
+        why = "they come from the Hugging Face hub"
+    elif file.content.get("dataset_path") != "json" or "process_docs" in file.content:
+        why = "they are made by code or from a table"
+    else:
+        return located.asked
+    raise ConfigError(
+        f"tasks={name}: its questions are not the rows of a local file ({why}); give them as JSON lines:"
+        f" eval.questions={name}:FILE.jsonl"
+    )
+
+
+def read_questions(*paths: Path) -> list[tuple[str, str]]:
+    """(example id, text) of each line of .jsonl or .jsonl.gz files, whatever the task's fields are called.
 
     The text is every string of the row (the question, its context, all its answers), one a line, but for fields that
     are about the question (ids, labels, splits). The id is the row's `id` if every row has one of its own, else the
     number of the row, from 0. Raises DataError naming the file and the line.
     """
-    rows = list(_rows(path))
+    rows, texts = [], []
+    for path in paths:
+        for number, row in read_rows(path):
+            text = "\n".join(_strings(row))
+            if not text:
+                raise DataError(f"{path} line {number}: the question has no text")
+            rows.append(row)
+            texts.append(text)
     if not rows:
-        raise DataError(f"{path} holds no questions")
-    own = [row["id"] for row in rows if isinstance(row.get("id"), str | int)]
-    ids = own if len(set(own)) == len(rows) else list(range(len(rows)))
-    texts = ["\n".join(_strings(row)) for row in rows]
-    if "" in texts:
-        raise DataError(f"{path}: question {texts.index('') + 1} has no text")
-    return [(str(name), text) for name, text in zip(ids, texts, strict=True)]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise DataError(f"{path} line {number} is no JSON object")
-                yield row
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{paths[0]} holds no questions")
+    own = [str(row["id"]) for row in rows if isinstance(row.get("id"), str | int)]
+    ids = own if len(set(own)) == len(rows) else [str(i) for i in range(len(rows))]
+    return list(zip(ids, texts, strict=True))
 
 
 def _strings(value: Any, name: str = "") -> Iterator[str]:

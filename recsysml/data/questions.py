@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ _SPLITS = {"train": ("train",), "validation": ("valid", "dev", "val"), "test": (
 _ENDINGS = (".jsonl", ".jsonl.gz")
 # part of the cache's name: another conversion is another folder
 _VERSION = 1
+
+# JSON can spell characters in two halves, and then one of them alone
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 Row = dict[str, Any]
 
@@ -67,6 +71,8 @@ def _convert(task: str, originals: list[Path], folder: Path) -> None:
         if split in rows:
             raise DataError(f"{path}: {path.parent} has two files of {task}'s {split} questions; keep one")
         rows[split] = list(CONVERTERS[task](path, notes))
+        if not rows[split]:
+            raise DataError(f"{path} holds no questions")
     for split, converted in rows.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in converted)
         write_atomic(folder / f"{split}.jsonl", lines)
@@ -83,8 +89,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """(line number, object) of a file of JSON lines, gzipped or not. Raises DataError naming the line."""
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} line {line} is not UTF-8 text") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -93,9 +102,22 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+        except RecursionError as error:
+            raise DataError(f"{path} line {number} is nested too deeply") from error
         if not isinstance(row, dict):
             raise DataError(f"{path} line {number} holds no JSON object")
+        if _HALF_CHARACTER.search(line) and not _is_text(row):
+            raise DataError(f"{path} line {number} holds half a character (a lone surrogate)")
         yield number, row
+
+
+def _is_text(row: Row) -> bool:
+    """Whether all of it can be written as UTF-8."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _arc(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -119,12 +141,13 @@ def _arc(path: Path, notes: list[str]) -> Iterator[Row]:
                     "answerKey": row["answerKey"],
                 }
             else:
-                stem = str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
+                stem = row["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
                 labels = [chr(ord("A") + i) for i in range(len(row["choices"]))]
                 choices = {"text": row["choices"], "label": labels}
-                name, answer = f"{path.name}:{number}", labels[row["gold"]]
+                name, answer = f"{path.name}:{number}", dict(enumerate(labels))[row["gold"]]  # no index from the end
                 converted = {"id": name, "question": stem, "choices": choices, "answerKey": answer}
             converted["choices"]["label"].index(converted["answerKey"])
+            _texts(converted["question"], *converted["choices"]["text"])
             yield converted
 
 
@@ -145,7 +168,8 @@ def _piqa(path: Path, notes: list[str]) -> Iterator[Row]:
             label = int(row["label"] if labels is None else labels[place])
             if label not in (0, 1):
                 raise ValueError(f"label {label}")
-            yield {key: str(row[key]) for key in ("goal", "sol1", "sol2")} | {"label": label}
+            _texts(*(row[key] for key in ("goal", "sol1", "sol2")))
+            yield {key: row[key] for key in ("goal", "sol1", "sol2")} | {"label": label}
 
 
 def _hellaswag(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -171,6 +195,13 @@ def clean_hellaswag(text: str) -> str:
     """What the harness does to every HellaSwag text: WikiHow's brackets go, double spaces once."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub("\\[.*?\\]", "", text).replace("  ", " ")
+
+
+def _texts(*values: Any) -> None:
+    """Raise ValueError for what is no text, or an empty one, which cannot be scored by its length."""
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{value!r:.40} is no text")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class SequenceBatches:
         items: np.ndarray,
         users: np.ndarray,
         *,
+        times: np.ndarray | None = None,
         n_items: int,
         length: int,
         batch_size: int,
@@ -36,12 +37,14 @@ class SequenceBatches:
     ) -> None:
         """Row r is user users[r] (R,) with `items` (N,) from offsets[r] to offsets[r + 1] (R + 1,), oldest first.
 
-        n_items is the start token and the padding. DataError where there is no event at all.
+        times (N,): when each item was turned to; with them a batch says when its targets were. n_items is the start
+        token and the padding. DataError where there is no event at all.
         """
         assert batch_size % world_size == 0, "a batch must divide among the processes"
         if not len(items):
             raise DataError("the training split has no events: choose another split or more data")
         self.offsets, self.items, self.users = offsets, items, users
+        self.times = None if times is None else times.astype(np.float32)
         self.n_items, self.length = n_items, length
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.events = np.diff(offsets)  # (R,) of each row
@@ -57,10 +60,11 @@ class SequenceBatches:
         """Batches after which every event of the first epoch was a target (the last may hold some of the next)."""
         return -(-len(self.window_rows) // self.batch_size)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (b, T) and targets (b, T) int64, and users (b,); b = batch_size / world_size.
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        """Inputs (b, T) and targets (b, T) int64, users (b,), and with times those of the targets (b, T) float32;
+        b = batch_size / world_size.
 
-        A window's places behind its last target hold the padding as input and -100 as target.
+        A window's places behind its last target hold the padding as input and -100 as target; their time says nothing.
         """
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
         epochs, positions = np.divmod(samples, len(self.window_rows))
@@ -79,13 +83,15 @@ class SequenceBatches:
         at = np.minimum(starts[:, None] + places, len(self.items) - 1)
         targets = np.where(real, self.items[at], IGNORE)
         inputs = np.where(real & (places > 0), self.items[np.maximum(at - 1, 0)], self.n_items)
-        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(self.users[rows])
+        found = [inputs, targets, self.users[rows]] + ([] if self.times is None else [self.times[at]])
+        return tuple(torch.from_numpy(array) for array in found)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
-                del self._epochs[min(self._epochs)]
+        found = self._epochs.get(epoch)
+        if found is None:
             random = np.random.default_rng([self.seed, epoch])
-            self._epochs[epoch] = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
-        return self._epochs[epoch]
+            found = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
+            # a batch may reach into the next epoch: two are kept; replaced whole, for several threads may be here
+            self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: found}
+        return found

@@ -40,6 +40,7 @@ class Located:
     """What a local task is told beside its YAML, and where its questions come from."""
 
     overrides: dict[str, Any]  # dataset_kwargs with absolute paths, splits that are not there set to None
+    asked: list[Path]  # the files that hold the questions, in order
     sources: dict[str, str]  # original file -> sha256
     notes: list[str]
 
@@ -152,7 +153,9 @@ def locate(name: str, file: TaskFile) -> Located | None:
         )
     gone: dict[str, Any] = {key: None for key, split in splits.items() if split is not None and split not in found}
     overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
-    return Located(overrides, converted.sources if converted else {}, converted.notes if converted else [])
+    holding = found[str(asked)]
+    paths = [Path(one) for one in ([holding] if isinstance(holding, str) else holding)]
+    return Located(overrides, paths, converted.sources if converted else {}, converted.notes if converted else [])
 
 
 def _first(roots: Sequence[Path], name: str) -> Path | None:

@@ -6,6 +6,7 @@ and continuation, the same cut from the left, the same first token where there i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ from recsysml.data.progress import progress
 from recsysml.engine import score_cache
 from recsysml.engine.device import Machine
 from recsysml.engine.opening import Opened
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, JobError
 from recsysml.models.scoring import Request, log_likelihoods
 from recsysml.runlog import logger
 
@@ -96,7 +97,7 @@ class Answerer:
 
     def _score(self, requests: list[Request], what: str) -> list[Any]:
         with progress(what, len(requests)) as advance:
-            return log_likelihoods(
+            scores = log_likelihoods(
                 self.opened.scorable,
                 requests,
                 device=self.machine.device,
@@ -105,6 +106,9 @@ class Answerer:
                 autocast=self.machine.autocast,
                 done=advance,
             )
+        if any(math.isnan(score.nats) for score in scores):
+            raise JobError(f"{what}: the model answers with NaN; its weights diverged or are damaged")
+        return scores
 
     def _generate(self, context: str, settings: Mapping[str, Any]) -> str:
         if settings.get("do_sample") and float(settings.get("temperature", 1.0)) > 0:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import signal
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 Batch = tuple[Tensor, ...]
 
+# batches each worker is ahead of the step
+AHEAD = 4
+
 
 class Batches(Protocol):
-    """Where batches come from: `batches[i]` depends on i alone, so a position is one number and nothing is missed."""
+    """Where batches come from: `batches[i]` depends on i alone, so a position is one number and nothing is missed.
+
+    Workers call it from several threads at once.
+    """
 
     def __getitem__(self, i: int) -> Batch: ...
 
@@ -27,26 +33,31 @@ def default_workers(device: torch.device) -> int:
 def iterate(batches: Batches, start: int, stop: int, device: torch.device, workers: int | None) -> Iterator[Batch]:
     """Batches `start` .. `stop - 1`, in order, on `device`.
 
-    With workers they are read by background processes, four ahead each; for a GPU they pass through pinned memory and
-    are copied while the device still works on the step before. Draws nothing from the global generators.
+    With workers they are read by background threads, four ahead each; for a GPU they lie in pinned memory and are
+    copied while the device still works on the step before. Threads and not processes: a batch is cut from arrays
+    outside the interpreter's lock, and handing one over costs nothing, where a process copies it through shared
+    memory. Draws nothing from the global generators; an error in a worker is raised at its batch's turn.
     """
     count = default_workers(device) if workers is None else workers
     pin = device.type == "cuda"
-    loader: DataLoader[Any] = DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,  # a batch comes whole from the source
-        sampler=range(start, stop),
-        num_workers=count,
-        pin_memory=pin,
-        prefetch_factor=4 if count else None,
-        worker_init_fn=_ignore_interrupts if count else None,
-        generator=torch.Generator(),  # else the loader takes its workers' seed from the global generator
-    )
-    for batch in loader:
-        yield tuple(tensor.to(device, non_blocking=pin) for tensor in batch)
 
+    def read(i: int) -> Batch:
+        batch = batches[i]
+        return tuple(tensor.pin_memory() for tensor in batch) if pin else batch
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C, and a scheduler's SIGTERM, reach every process of the group; only the loop decides what they mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    def moved(batch: Batch) -> Batch:
+        return tuple(tensor.to(device, non_blocking=pin) for tensor in batch)
+
+    if not count:
+        for i in range(start, stop):
+            yield moved(read(i))
+        return
+    pool = ThreadPoolExecutor(count, thread_name_prefix="batches")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for i in range(start, stop):
+            while len(waiting) < count * AHEAD and i + len(waiting) < stop:
+                waiting.append(pool.submit(read, i + len(waiting)))
+            yield moved(waiting.popleft().result())
+    finally:  # also when the loop ends early
+        pool.shutdown(cancel_futures=True)

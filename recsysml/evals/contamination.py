@@ -7,6 +7,7 @@ is clean proves nothing about text that was reworded.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 
 from recsysml import lazy, sections
 from recsysml.data import KINDS as DATA
-from recsysml.data import question_texts
+from recsysml.data import heldout, question_texts, task_files
 from recsysml.data.ngrams import BREAK, Overlap
 from recsysml.data.progress import progress
 from recsysml.data.token_data import TokenData, text_pieces
@@ -35,25 +36,41 @@ _SHOWN = 60  # touched questions in the report; contamination.jsonl has all
 
 
 def check(config: RunConfig) -> None:
-    """Raises ConfigError or DataError when a file of questions or scores is missing. Imports no torch."""
-    if not config.eval.questions:
+    """Raises ConfigError or DataError when a file of text, questions or scores is missing. Imports no torch."""
+    if not config.eval.questions and not config.tasks:
         raise ConfigError(
-            "eval.questions is empty: give tasks and their files, such as eval.questions=arc_easy:arc_easy.jsonl"
+            "eval=contamination: name tasks, such as tasks=arc_easy,piqa, or files of questions, such as"
+            " eval.questions=arc_easy:arc_easy.jsonl"
         )
-    for task, name in config.eval.files():
-        question_texts.find(task, name)
+    _files(config)
+    importlib.import_module(DATA[config.data.kind]).check(config.data)
     if config.eval.scores is not None:
         _read_scores(Path(config.eval.scores))
 
 
-def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> None:
-    """`recsysml eval eval=contamination`: the training text of `checkpoint_dir`'s run against `eval.questions`."""
+def _files(config: RunConfig) -> dict[str, list[Path]]:
+    """Task -> files of its questions; none yet for `heldout`, which is made from the text. Raises as `check`."""
     settings = config.eval
-    files = {task: question_texts.find(task, name) for task, name in settings.files()}
-    tasks = {task: question_texts.read_questions(path) for task, path in files.items()}
-    scores, baselines = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
+    files: dict[str, list[Path]] = {}
+    for task in config.tasks:
+        own = task == "heldout" and task_files.index(settings.task_folder, trust=settings.trust)[task].own
+        files[task] = [] if own else question_texts.files_of_task(task, settings.task_folder, trust=settings.trust)
+    for task, name in settings.files():
+        if task in files:
+            raise ConfigError(f"eval.questions: {task} is one of tasks as well; name it once.")
+        files[task] = [question_texts.find(task, name)]
+    return files
+
+
+def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> None:
+    """`recsysml eval eval=contamination`: the training text of `checkpoint_dir`'s run against the questions of `tasks`
+    and of `eval.questions`."""
+    settings = config.eval
+    scores, entries = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
     data: TokenData = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     metadata = read_json(checkpoint_dir / "checkpoint.json")
+    files = {task: paths or [heldout.prepare(data)] for task, paths in _files(config).items()}
+    tasks = {task: question_texts.read_questions(*paths) for task, paths in files.items()}
     trained_on = (metadata.get("data") or {}).get("fingerprint")
     if trained_on not in (None, data.fingerprint):
         logger.warning("%s was not trained on this text (data=%s): other splits or files", checkpoint_dir, data.name)
@@ -64,14 +81,14 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
         split="train",
         ngrams=[settings.ngram, settings.short_ngram],
         words="runs of letters and digits, lower case",
-        questions={task: sha256(path) for task, path in files.items()},
+        questions={task: "+".join(map(sha256, paths)) for task, paths in files.items()},
     )
     run.save()
     train = data.splits["train"]
     with progress("reading the training text", train.n_bytes) as advance:
         pieces = text_pieces(train, data.tokenizer, BREAK)
         found = overlap(tasks, pieces, (settings.ngram, settings.short_ngram), advance)
-    record(run, found, scores, baselines)
+    record(run, found, scores, entries)
 
 
 class Found:
@@ -114,8 +131,8 @@ def overlap(
     return found
 
 
-def record(run: Any, found: Mapping[str, Found], scores: Scores, baselines: Mapping[str, float | None]) -> None:
-    """Metrics, per-question marks, contamination.jsonl and the report's section."""
+def record(run: Any, found: Mapping[str, Found], scores: Scores, entries: Mapping[str, dict[str, Any]]) -> None:
+    """Metrics, per-question marks, contamination.jsonl and the report's section. entries: the scores' own metrics."""
     overview, compared, touched_rows = [], [], []
     for task, one in found.items():
         n_questions = len(one.ids)
@@ -127,7 +144,7 @@ def record(run: Any, found: Mapping[str, Found], scores: Scores, baselines: Mapp
         counted = [(int(one.touched[n].sum()), int(one.short[n].sum())) for n in one.sizes]
         overview.append([task, n_questions, *(value for pair in counted for value in pair)])
         for n in one.sizes:
-            compared += _compare(run, task, one, n, scores, baselines)
+            compared += _compare(run, task, one, n, scores, entries)
         for index, words in one.words.items():
             shares = {f"share@{n}": round(float(one.share[n][index]), 4) for n in one.sizes}
             touched_rows.append({"task": task, "id": one.ids[index], **shares, "words": words})
@@ -155,7 +172,7 @@ _COMPARED = (
 
 
 def _compare(
-    run: Any, task: str, one: Found, n: int, scores: Scores, baselines: Mapping[str, float | None]
+    run: Any, task: str, one: Found, n: int, scores: Scores, entries: Mapping[str, dict[str, Any]]
 ) -> list[list[Any]]:
     """Each of the task's scores on the clean and the touched questions, as metrics and as rows of `_COMPARED`."""
     rows = []
@@ -178,8 +195,8 @@ def _compare(
             means.append((mean, stderr, len(chosen)))
             if mean is not None:
                 name = f"contamination/{task}/{short}_{word}@{n}"
-                baseline = baselines.get(metric)
-                run.metric(name, mean, stderr=stderr, n=len(chosen), better="higher", baseline=baseline)
+                said = {key: entries[metric][key] for key in ("better", "baseline")}
+                run.metric(name, mean, stderr=stderr, n=len(chosen), **said)
         (clean, clean_error, n_clean), (touched, touched_error, n_touched) = means
         effect, p = None, None
         if clean is not None and touched is not None:
@@ -198,11 +215,11 @@ def _place(name: str, place: Mapping[str, int]) -> int:
     return int(number) if colon and number.isdecimal() and int(number) < len(place) else -1
 
 
-def _read_scores(path: Path) -> tuple[Scores, dict[str, float | None]]:
-    """Per-question scores of a run of `recsysml eval tasks=...`, and the baselines of its metrics."""
+def _read_scores(path: Path) -> tuple[Scores, dict[str, dict[str, Any]]]:
+    """Per-question scores of a run of `recsysml eval tasks=...`, and its metrics as results.json has them."""
     path = path.expanduser()
     file = path / "examples.parquet"
     if not file.is_file():
         raise ConfigError(f"eval.scores={path}: it has no examples.parquet; give a run of `recsysml eval tasks=...`")
     metrics = read_results(path / "results.json")["metrics"]
-    return read_examples(file), {name: entry.get("baseline") for name, entry in metrics.items()}
+    return {name: found for name, found in read_examples(file).items() if name in metrics}, metrics

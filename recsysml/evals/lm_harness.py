@@ -33,6 +33,7 @@ from recsysml.data import heldout, task_files
 from recsysml.engine import device, opening, score_cache, seeds
 from recsysml.engine.answering import Answerer
 from recsysml.errors import ConfigError, DataError
+from recsysml.examples import question_id
 from recsysml.files import cache_dir
 from recsysml.metrics import task_scores
 from recsysml.metrics.task_scores import TaskScore
@@ -114,8 +115,7 @@ def load(
         elif name not in theirs:
             plain.append(name)
     for spec in specs:
-        if "dataset_kwargs" in spec:
-            spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
+        spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
     found: dict[str, Any] = {"tasks": {}, "groups": {}}
     with _one_line(names):
         if specs or plain:
@@ -190,8 +190,7 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     grouped: dict[str, dict[str, Any]] = {}
     for name, task in tasks.tasks.items():
         task.set_fewshot_seed(_FEWSHOT_SEED)  # here: asked twice, a task shows the same examples
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own for every task
-            task.build_all_requests(limit=limit)
+        _build(name, task, limit)
         hashes[name] = score_cache.request_hash([[r.request_type, *r.args] for r in task.instances])
         ask(lm, task)
         found = collect(name, task, limit)
@@ -205,6 +204,19 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     for name, group in tasks.groups.items():
         metrics += task_scores.of_group(name, group.aggregate(grouped))
     return Judged(metrics, hashes, sizes)
+
+
+def _build(name: str, task: Task, limit: int | None) -> None:
+    """What the task asks. Raises DataError where it has fewer solved examples than `num_fewshot` wants."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own for every task
+            task.build_all_requests(limit=limit)
+    except ValueError as error:
+        wanted = task.get_config("num_fewshot") or 0
+        there = len(list(task.fewshot_docs()))
+        if wanted < max(1, there):
+            raise
+        raise DataError(f"num_fewshot={wanted}: {name} has {there} examples, a question itself included") from error
 
 
 def ask(lm: Any, task: Task) -> None:
@@ -236,7 +248,7 @@ def collect(name: str, task: Task, limit: int | None = None) -> list[TaskScore]:
                 scores |= _bits_of_truth(task, document, requests)
             if task.OUTPUT_TYPE == "multiple_choice":
                 choices.append(len(task.doc_to_choice(document)))
-            label = f"{number}:{_hash(document)}"
+            label = question_id(number, [text for r in requests for text in r.args if isinstance(text, str)])
             for metric, value in scores.items():
                 values[metric].append(value)
                 ids[metric].append(label)
@@ -267,29 +279,18 @@ def _bits_of_truth(task: Task, document: Any, requests: list[Instance]) -> dict[
     return {"bits_per_byte": (requests[task.doc_to_target(document)].resps[0][0], n_bytes)}
 
 
-def _hash(document: Any) -> str:
-    text = json.dumps(document, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 # --- the two ways here: `eval` on a checkpoint, and training on the way
 
 
 def record(run: Any, judged: Judged) -> None:
     """Metrics and per-example scores."""
-    for metric in judged.metrics:
-        extra = {} if metric.at_chance is None else {"at_chance": metric.at_chance}
-        run.metric(
-            metric.name,
-            metric.value,
-            stderr=metric.stderr,
-            n=metric.n,
-            better=metric.better,
-            baseline=metric.baseline,
-            **extra,
-        )
-        if metric.scores is not None:
-            run.add_examples(metric.name, metric.ids, metric.scores)
+    for score in judged.metrics:
+        said = {key: getattr(score, key) for key in ("stderr", "n", "better", "baseline")}
+        if score.at_chance is not None:
+            said["at_chance"] = score.at_chance
+        run.metric(score.name, score.value, **said)
+        if score.scores is not None:
+            run.add_examples(score.name, score.ids, score.scores)
 
 
 def describe(judged: Judged, tasks: Tasks) -> dict[str, Any]:
@@ -308,16 +309,11 @@ def describe(judged: Judged, tasks: Tasks) -> dict[str, Any]:
 def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     """`recsysml eval tasks=...`: the tasks of `config` on a checkpoint, or on a folder of `transformers`."""
     settings = config.eval
-    tasks = load(
-        config.tasks,
-        task_folder=settings.task_folder,
-        trust=settings.trust,
-        num_fewshot=config.num_fewshot,
-        heldout_file=heldout_questions(config) if "heldout" in config.tasks else None,
-    )
-    machine = device.prepare(
-        device.resolve_device(config.device), settings.precision, threads=config.threads, deterministic=True
-    )
+    own = heldout_questions(config) if "heldout" in config.tasks else None
+    where = {"task_folder": settings.task_folder, "trust": settings.trust}
+    tasks = load(config.tasks, num_fewshot=config.num_fewshot, heldout_file=own, **where)
+    chosen = device.resolve_device(config.device)
+    machine = device.prepare(chosen, settings.precision, threads=config.threads, deterministic=True, keep_memory=True)
     opened = opening.open_language_model(checkpoint_dir)
     opened.model.to(machine.device)
     batch_size = None if settings.batch_size == "auto" else int(settings.batch_size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
 
 
 class Encoder(Protocol):
@@ -23,6 +24,10 @@ class Encoder(Protocol):
 
     def item_matrix(self) -> Tensor:
         """(n_items, C); a score is the product of a position's vector and an item's."""
+        ...
+
+    def item_side(self) -> list[nn.Parameter]:
+        """The parameters that `item_matrix` alone reads."""
         ...
 
 
@@ -45,29 +50,30 @@ class EncoderRetriever:
         self._items: Tensor | None = None
 
     def scores(self, histories: Histories) -> np.ndarray:
-        return (self._queries(histories) @ self._matrix().T).cpu().numpy()
+        return (self.queries(histories) @ self.matrix().T).cpu().numpy()
 
     def user_vectors(self, histories: Histories) -> np.ndarray:
         """(R, C) float32."""
-        return self._queries(histories).cpu().numpy()
+        return self.queries(histories).cpu().numpy()
 
     def item_vectors(self) -> np.ndarray:
         """(n_items, C) float32."""
-        return self._matrix().cpu().numpy()
+        return self.matrix().cpu().numpy()
 
     @torch.no_grad()
-    def _queries(self, histories: Histories) -> Tensor:
+    def queries(self, histories: Histories) -> Tensor:
+        """`user_vectors` as a tensor on the device."""
         encoder = cast(Encoder, self.encoder)
-        # no longer than the longest row needs: short histories are the rule
         length = min(encoder.context_length, int(histories.lengths.max(initial=0)) + 1)
         inputs = torch.from_numpy(sequences(histories, length, self.n_items)).to(self.device)
         users = torch.from_numpy(histories.users).to(self.device)
         last = torch.from_numpy(np.minimum(histories.lengths, length - 1)).to(self.device)
-        states = encoder(inputs, users)  # (R, T, C)
+        states = by_length(encoder, inputs, users, last + 1)  # (R, T, C)
         return states[torch.arange(len(last), device=self.device), last].float()
 
     @torch.no_grad()
-    def _matrix(self) -> Tensor:
+    def matrix(self) -> Tensor:
+        """`item_vectors` as a tensor on the device."""
         if self._items is None:
             self._items = (
                 cast(Encoder, self.encoder).item_matrix().detach().float()

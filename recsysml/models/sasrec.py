@@ -77,6 +77,10 @@ class SASRec(nn.Module):
         items = self.item_embedding.weight[: self.n_items]
         return F.normalize(items, dim=-1) if self.config.normalise else items
 
+    def item_side(self) -> list[nn.Parameter]:
+        """None: the item embedding is read by the history as well."""
+        return []
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks, for Muon."""
         return [p for p in self.blocks.parameters() if p.ndim == 2]

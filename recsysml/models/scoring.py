@@ -1,9 +1,9 @@
 """Log-likelihoods of continuations: what multiple-choice questions are answered with.
 
-The answers of one question begin alike. They are scored in one row: the common beginning once, then every answer's
-rest, each seeing the beginning and itself alone and standing at the position it would have in a row of its own. The
-numbers are those of separate rows up to rounding; the work is several times less, and the head is applied only where
-a token is predicted.
+The answers of one question begin alike. They are scored in one row that holds the tree of their beginnings: what
+several begin with once, and every token sees those that lead to it and stands at the position it would have in a row of
+its own. The numbers are those of separate rows up to rounding; the work is several times less, and the head is applied
+only where a token is predicted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# numbers of the logits formed at once: 256 MiB
+# numbers of the logits formed at once (256 MiB), and of those that are looked at together on a CPU (4 MiB)
 _LOGITS_AT_ONCE = 1 << 26
+_ROWS_IN_CACHE = 1 << 20
 # tokens in a batch where no size is asked for: enough to keep the device busy; on a CPU no more than that, because
 # what is computed between two products then stays in its cache (1,024 was a fifth faster than 4,096)
 _AUTO_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}
@@ -55,11 +56,11 @@ class LogLikelihood(NamedTuple):
 
 @dataclass(frozen=True)
 class _Row:
-    """Requests in one sequence of tokens. Branch 0 is the common beginning, branch k what the k-th request adds."""
+    """The tree of what requests begin with, depth first: the tokens below token j are those from j to `ends[j]`."""
 
     tokens: np.ndarray  # (T,)
-    positions: np.ndarray  # (T,)
-    branches: np.ndarray  # (T,)
+    positions: np.ndarray  # (T,) depth
+    ends: np.ndarray  # (T,)
     requests: np.ndarray  # (N,) which request each target belongs to
     sources: np.ndarray  # (N,) where in the row each target is predicted
     targets: np.ndarray  # (N,)
@@ -139,31 +140,31 @@ def _rows(requests: Sequence[Request], context_length: int, share: bool) -> Iter
 
 
 def _row(pieces: list[_Piece]) -> _Row:
-    shared = _common_beginning([piece.inputs for piece in pieces])
-    tokens, positions = [pieces[0].inputs[:shared]], [np.arange(shared)]
-    branches = [np.zeros(shared, dtype=np.int64)]
-    owners, sources, targets = [], [], []
-    start = shared  # where the next branch begins in the row
-    for branch, piece in enumerate(pieces, start=1):
-        length, wanted = len(piece.inputs), len(piece.targets)
-        at = np.arange(length - wanted, length)  # the inputs that predict the targets
-        sources.append(np.where(at < shared, at, at - shared + start))
-        targets.append(piece.targets)
-        owners.append(np.full(wanted, piece.owner))
+    tokens, positions, owners, sources, targets = [], [], [], [], []
+    ends = np.empty(sum(len(piece.inputs) for piece in pieces), dtype=np.int64)
+    before = path = ends[:0]  # the inputs of the piece before, and where in the row they stand
+    size = 0
+    for piece in sorted(pieces, key=lambda piece: piece.inputs.tolist()):  # so that neighbours have most in common
+        shared = _common_beginning(before, piece.inputs)
+        ends[path[shared:]] = size
+        fresh = np.arange(size, size + len(piece.inputs) - shared)
+        path = np.concatenate((path[:shared], fresh))
         tokens.append(piece.inputs[shared:])
-        positions.append(np.arange(shared, length))
-        branches.append(np.full(length - shared, branch))
-        start += length - shared
-    return _Row(*(np.concatenate(parts) for parts in (tokens, positions, branches, owners, sources, targets)))
+        positions.append(np.arange(shared, len(piece.inputs)))
+        owners.append(np.full(len(piece.targets), piece.owner))
+        sources.append(path[len(path) - len(piece.targets) :])
+        targets.append(piece.targets)
+        before, size = piece.inputs, size + len(fresh)
+    ends[path] = size
+    columns = (tokens, positions, [ends[:size]], owners, sources, targets)
+    return _Row(*(np.concatenate(parts) for parts in columns))
 
 
-def _common_beginning(sequences: list[np.ndarray]) -> int:
-    """How many first tokens all have in common."""
-    first, length = sequences[0], min(map(len, sequences))
-    for other in sequences[1:]:
-        different = np.flatnonzero(first[:length] != other[:length])
-        length = int(different[0]) if len(different) else length
-    return length
+def _common_beginning(a: np.ndarray, b: np.ndarray) -> int:
+    """How many first tokens both have in common."""
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
 
 
 def _batches(rows: list[_Row], batch_size: int | None, tokens: int) -> Iterator[list[_Row]]:
@@ -180,15 +181,15 @@ def _score_batch(model: Scorable, rows: list[_Row], device: torch.device) -> tup
     length = len(rows[0].tokens)
     shape = (len(rows), length)
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    branches = np.full(shape, -1)  # padding sees padding alone
+    ends = np.tile(np.arange(1, length + 1), (len(rows), 1))  # padding sees itself alone
     for i, row in enumerate(rows):
         n = len(row.tokens)
-        tokens[i, :n], positions[i, :n], branches[i, :n] = row.tokens, row.positions, row.branches
+        tokens[i, :n], positions[i, :n], ends[i, :n] = row.tokens, row.positions, row.ends
     inputs = torch.from_numpy(tokens).to(device)
-    if all(row.branches[-1] <= 1 and row.requests[0] == row.requests[-1] for row in rows):
-        hidden = model.packed(inputs)  # one request a row: padding on the right, the causal mask does
+    if all((row.ends == len(row.tokens)).all() for row in rows):
+        hidden = model.packed(inputs)  # no row branches: the causal mask does, with padding on the right
     else:
-        mask = _mask(torch.from_numpy(branches).to(device))
+        mask = _mask(torch.from_numpy(ends).to(device))
         hidden = model.packed(inputs, torch.from_numpy(positions).to(device), mask)
     flat = np.concatenate([row.sources + i * length for i, row in enumerate(rows)])
     sources, inverse = np.unique(flat, return_inverse=True)  # answers share the token before their first one
@@ -196,13 +197,11 @@ def _score_batch(model: Scorable, rows: list[_Row], device: torch.device) -> tup
     return _of_targets(model, hidden.flatten(0, 1)[torch.from_numpy(sources).to(device)], inverse, targets)
 
 
-def _mask(branches: Tensor) -> Tensor:
-    """(B, T) -> (B, 1, T, T): a token sees earlier ones of its own branch and of the beginning, and itself."""
-    length = branches.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
-    own = branches.unsqueeze(2) == branches.unsqueeze(1)  # (B, T, T)
-    allowed = causal & (own | (branches == 0).unsqueeze(1))
-    return torch.zeros(allowed.shape, device=branches.device).masked_fill_(~allowed, -torch.inf).unsqueeze(1)
+def _mask(ends: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, T): a token sees itself and those that it stands below."""
+    at = torch.arange(ends.shape[1], device=ends.device)
+    seen = (at <= at.unsqueeze(1)) & (at.unsqueeze(1) < ends.unsqueeze(1))  # (B, T, T), the last one is looked at
+    return torch.zeros(seen.shape, device=ends.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
 
 
 def _of_targets(model: Scorable, hidden: Tensor, inverse: np.ndarray, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -215,10 +214,26 @@ def _of_targets(model: Scorable, hidden: Tensor, inverse: np.ndarray, targets: T
         low, high = np.searchsorted(inverse[order], (start, start + len(logits)))
         chosen = order[low:high]
         place = torch.from_numpy(inverse[chosen] - start).to(logits.device)
-        wanted = targets[torch.from_numpy(chosen).to(logits.device)]
-        value = logits.log_softmax(dim=-1)[place, wanted]  # one pass, where logsumexp takes four
+        value, likeliest = _read(logits, place, targets[torch.from_numpy(chosen).to(logits.device)])
         nats[chosen] = value.double().cpu().numpy()
-        greedy[chosen] = (logits.argmax(dim=-1)[place] == wanted).cpu().numpy()
+        greedy[chosen] = likeliest.cpu().numpy()
         start += len(logits)
         step = max(1, _LOGITS_AT_ONCE // logits.shape[1])
     return nats, greedy
+
+
+def _read(logits: Tensor, place: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax of logits (S, V) at (place, wanted), both (N,), and whether that is the row's likeliest.
+
+    No (S, V) of log-probabilities is formed: a few rows at a time stay in a processor's cache, where passes over them
+    cost little.
+    """
+    highest = logits.amax(dim=-1)  # (S,)
+    rows = max(1, _ROWS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    blocks = zip(logits.split(rows), highest.split(rows), strict=True)
+    sums = torch.cat([(block - top.unsqueeze(1)).exp_().sum(dim=-1) for block, top in blocks])  # (S,)
+    found = logits[place, wanted]
+    likeliest = found == highest[place]
+    even = likeliest.nonzero().squeeze(1)  # of equal ones the first is the likeliest
+    likeliest[even] = logits[place[even]].argmax(dim=-1) == wanted[even]
+    return found - highest[place] - sums.log()[place], likeliest

@@ -80,7 +80,7 @@ def export(opened: Opened, folder: Path, histories: Histories | None, kind: str 
     without vectors, or a folder that holds other files already.
     """
     if not isinstance(opened.retriever, EncoderRetriever):
-        raise ConfigError(f"{opened.name} has no vectors to export: it scores items by counts")
+        raise ConfigError(f"{opened.name} has no vectors to export: its scores are no products of vectors")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / indexes.INDEX).is_file()):
         raise ConfigError(f"{folder} is not an empty folder: choose another")
     items = opened.retriever.item_vectors()

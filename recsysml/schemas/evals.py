@@ -133,8 +133,12 @@ class ContaminationEvalConfig:
     ngram: int = 13
     # a shorter row, which finds more and means less
     short_ngram: int = 8
-    # a run of `recsysml eval tasks=...` whose scores are split into clean and touched questions; null: no scores
+    # a run of `recsysml eval tasks=...` whose scores are split into clean and touched questions; null: those of the
+    # checkpoint on `tasks`, and none for files of questions
     scores: str | None = None
+    # a folder with task YAML of your own, and whether it may run code: as in lm_harness
+    task_folder: str | None = None
+    trust: bool = False
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""

@@ -45,7 +45,7 @@ class _LoopFields:
     keep_memory: bool = True
     # decay of an exponential moving average of the weights used for validation and best/; 0 is none
     ema_decay: float = 0.0
-    # background processes that read batches; null is 2 on a GPU and none on a CPU
+    # background threads that read batches ahead; null is 2 on a GPU and none on a CPU
     loader_workers: int | None = None
     # in steps; 0 is only at the end (validation is also done at step 0)
     eval_every: int = 50
@@ -115,7 +115,9 @@ class RetrievalTrainerConfig(_LoopFields):
     checkpoint_every: int = 500
     weight_decay: float = 0.0
     compile: bool = False
-    # full (all items), sampled (softmax over negatives, logQ corrected) or gbce (Petrov & Macdonald 2023)
+    # full (all items), sampled (softmax over negatives, logQ corrected), gbce (Petrov & Macdonald 2023), or one that
+    # brings an output of its own: hierarchical (a Huffman tree over the items' counts) or cluster (p(cluster) times
+    # p(item | cluster), both full)
     loss: str = "full"
     # scores are divided by it
     temperature: float = 1.0
@@ -131,20 +133,32 @@ class RetrievalTrainerConfig(_LoopFields):
     mask_known: bool = False
     # gbce's t: 0 is binary cross-entropy, 1 calibrated
     calibration: float = 0.75
+    # about how many clusters loss=cluster has; null is the root of the catalogue's size. They are k-means clusters of
+    # what items share in users' histories, made before the first step and fixed from then on
+    clusters: int | None = None
     # each target weighs 1, 1/sqrt(the user's events) or 1/sqrt(the item's events): none, user, item
     row_weights: str = "none"
+    # none, or age: a learnt term by how old an item is at the moment of each event is in the training's logits and in
+    # nothing that serves, so that having been fresh is not taken for being good
+    debias: str = "none"
     # auto (by the catalogue's size), flat (exact), ivf, hnsw or ivf_pq
     index: str = "auto"
 
     def validate(self) -> None:
         super().validate()
-        one_of("trainer.loss", self.loss, ("full", "sampled", "gbce"))
+        one_of("trainer.loss", self.loss, ("full", "sampled", "gbce", "hierarchical", "cluster"))
         one_of("trainer.row_weights", self.row_weights, ("none", "user", "item"))
         one_of("trainer.index", self.index, ("auto", "flat", "ivf", "hnsw", "ivf_pq"))
         above("trainer.temperature", self.temperature, 0)
         share("trainer.calibration", self.calibration, one=True)
         for name in ("uniform_negatives", "in_batch_negatives", "hard_negatives"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
+        one_of("trainer.debias", self.debias, ("none", "age"))
+        if self.debias != "none" and self.loss in ("hierarchical", "cluster"):
+            raise ConfigError(
+                f"trainer.debias={self.debias}: trainer.loss={self.loss} has no logit of an item; use none."
+            )
+        at_least("trainer.clusters", self.clusters, 2)
         if self.loss == "sampled" and not self.uniform_negatives + self.in_batch_negatives + self.hard_negatives:
             raise ConfigError("trainer.loss=sampled: all kinds of negatives are 0; set trainer.uniform_negatives=256.")
         if self.loss == "gbce" and (self.uniform_negatives < 1 or self.in_batch_negatives or self.hard_negatives):

@@ -103,7 +103,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             loss=loss,
             weight=lambda batch: batch[1].numel(),  # training windows are full: every target counts
             evaluate=evaluate,
-            describe=lambda i: f"batch {i}, windows at tokens {batches.window_ids(i)}",
+            describe=lambda i: f"batch {i}, windows at tokens {batches.window_ids(i).tolist()}",
             flops_per_target=model.flops_per_token(),
         ),
         settings,

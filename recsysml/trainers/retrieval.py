@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,18 +19,23 @@ from recsysml.engine import checkpoint, device, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.errors import DataError
 from recsysml.evals import retrieval as evals
-from recsysml.losses.gbce import gbce
-from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
-from recsysml.losses.softmax import cross_entropy, token_losses
+from recsysml.losses.hierarchical_softmax import huffman_tree
+from recsysml.models import heads
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
+from recsysml.nn.age_bias import AgeBias
+from recsysml.nn.graph_attention import Graph
 from recsysml.retrieval import index
+from recsysml.retrieval.co_occurrence import item_clusters
 from recsysml.retrieval.feature_matrix import feature_matrix
+from recsysml.retrieval.graphs import graphs
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
+from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.run import RunConfig
-from recsysml.schemas.trainers import RetrievalTrainerConfig
 
 logger = logging.getLogger("recsysml")
 
@@ -51,20 +58,27 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     events = training(data)
     seeds.seed_everything(config.seed)
-    features = _features(data) if config.model.reads_features else {}
-    model = build(config.model, len(data.item_ids), len(data.user_ids), **features).to(machine.device)
+    known: dict[str, Tensor | Graph] = {**(_features(data) if config.model.reads_features else {})}
+    known |= graphs(config.model, data, events)
+    model = build(config.model, len(data.item_ids), len(data.user_ids), **known)
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
+    if settings.loss in heads.KINDS:
+        heads.attach(model, _head(config, events, model.n_items, resume, world))
+    if settings.debias == "age":
+        model.age_bias = _age_bias(data, events, model.n_items)
+    model.to(machine.device)
     if world.rank:
         seeds.seed_everything(config.seed + world.rank)  # every process its own dropout and negatives
 
     parameters = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if world.main:
         run.drop_metrics_after(resume.step if resume else -1)
         if resume:
             logger.info("going on from %s", resume.path)
         run.set_data(data.name, data.fingerprint, data.sizes)
-        run.set_model(config.model.name, config.model.kind, parameters, parameters)
+        run.set_model(config.model.name, config.model.kind, parameters, trainable)
         run.set_protocol(**evals.protocol(data, asked, mask_seen=mask_seen))
         run.set_environment(machine.describe())
         run.save()
@@ -82,6 +96,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         events.offsets,
         events.items,
         events.users,
+        times=events.times - events.times.min() if settings.debias == "age" else None,
         n_items=model.n_items,
         length=model.context_length,
         batch_size=settings.batch_size,
@@ -90,17 +105,27 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         world_size=world.size,
     )
     counts = torch.from_numpy(events.matrix(model.n_items).sum(axis=0)).to(machine.device)  # (I,)
-    row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device))
+    head, bias = getattr(model, "head", None), getattr(model, "age_bias", None)
+    row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device), head=head, bias=bias)
 
-    def loss(forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        value = row_loss(forward(inputs, users), model.item_matrix(), targets, users)
+    # one pass for all rows where passes are dear (accelerators), have a fixed shape (compiled) or must be as many in
+    # every process
+    trims = machine.device.type == "cpu" and not settings.compile and world.size == 1
+
+    def loss(
+        forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor, times: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        lengths = (targets != IGNORE).sum(dim=1).clamp(min=1)  # (B,)
+        states = by_length(forward, inputs, users, lengths) if trims else forward(inputs, users)  # (B, T, C)
+        items = model.item_matrix() if row_loss.reads_items else None
+        value = row_loss(states, items, targets, users, times)
         return value, {"train/loss": value}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
     best_by = f"val/ndcg@{config.eval.ks[0]}"
 
     def evaluate(step: int) -> dict[str, float]:
-        return evals.judge(EncoderRetriever(model, machine.device), asked["val"], **how).values("val")
+        return evals.judge(heads.retriever_of(model, machine.device), asked["val"], **how).values("val")
 
     fitted = fit(
         model,
@@ -117,7 +142,13 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         run,
         machine=machine,
         world=world,
-        metadata=metadata(config.model, config.model.name, data, {k: v.shape[1] for k, v in features.items()}),
+        metadata=metadata(
+            config.model,
+            config.model.name,
+            data,
+            known,
+            head=settings.loss if head is not None else None,
+        ),
         resume=resume,
         progress=config.progress,
     )
@@ -125,13 +156,16 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         return
     chosen = "last" if data.fit_range == "train_val" else "best"
     checkpoint.put_weights(model, checkpoint.load_weights(folder / chosen)[0], folder / chosen)
-    retriever = EncoderRetriever(model.eval(), machine.device)
+    retriever = heads.retriever_of(model.eval(), machine.device)
     simple = evals.baselines(config.eval.baselines, data, asked, **how)
     for split, part in asked.items():
         judged = evals.judge(retriever, part, **how, whole=True)
         evals.record(run, split, judged, simple[split], part, data)
         logger.info("%s", evals.sentence(split, judged, simple[split]))
-    _index(run, retriever, asked["test"].histories, settings.index)
+    if isinstance(retriever, EncoderRetriever):
+        _index(run, retriever, asked["test"].histories, settings.index)
+    else:
+        logger.info("no index: under trainer.loss=%s scores are no products of vectors", settings.loss)
     _report(run, fitted, best_by, chosen)
 
 
@@ -142,6 +176,33 @@ def _features(data: Interactions) -> dict[str, Tensor]:
         "user_features": feature_matrix(data.user_features, data.fitted.users),
     }
     return {name: torch.from_numpy(matrix) for name, matrix in found.items() if matrix is not None}
+
+
+def _head(
+    config: RunConfig, events: Histories, n_items: int, resume: checkpoint.Checkpoint | None, world: World
+) -> nn.Module:
+    """The head of loss=hierarchical or cluster: its tree or clusters are made once, and a resumed run keeps them."""
+    settings, width = config.trainer, config.model.d_model
+    if resume is not None:
+        return heads.restored(settings.loss, resume.tensors)
+    if settings.loss == "hierarchical":
+        return heads.HierarchicalHead(
+            width, huffman_tree(np.bincount(events.items, minlength=n_items)), settings.temperature
+        )
+    n_clusters = settings.clusters or max(1, round(math.sqrt(n_items)))
+    # clustered in one process: k-means need not give another the same bits
+    assignment = world.share(item_clusters(events, n_items, n_clusters, config.seed) if world.main else None)
+    return heads.ClusterHead(width, torch.from_numpy(assignment), settings.temperature)
+
+
+def _age_bias(data: Interactions, events: Histories, n_items: int) -> AgeBias:
+    """For ages since an item's first event. Raises DataError where the data has no times."""
+    if not data.timed or not np.ptp(events.times) > 0:
+        raise DataError(f"{data.name} has no times that ages could be of: set trainer.debias=none")
+    times = events.times - events.times.min()
+    born = np.full(n_items, np.inf)
+    np.minimum.at(born, events.items, times)
+    return AgeBias(torch.from_numpy(born), float(times.max()))
 
 
 def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: str) -> None:
@@ -170,56 +231,3 @@ def _report(run: Any, fitted: Fitted, best_by: str, chosen: str) -> None:
         logger.info("%s events/s, %.2f GiB at most", f"{throughput['value']:,.0f}", memory)
     run.artifact("checkpoint", f"checkpoints/{chosen}")
     run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))
-
-
-class RowLoss:
-    """The loss of a batch at its real targets, as the trainer's config asks for it."""
-
-    def __init__(self, settings: RetrievalTrainerConfig, item_counts: Tensor, user_counts: Tensor) -> None:
-        """item_counts (I,) and user_counts (U,): training events of each."""
-        self.settings = settings
-        self.probability = item_counts / item_counts.sum()  # of being a target: each event is one, once an epoch
-        self.weight_of_item = item_counts.clamp(min=1).float().rsqrt()
-        self.weight_of_user = user_counts.clamp(min=1).float().rsqrt()
-
-    def __call__(self, states: Tensor, items: Tensor, targets: Tensor, users: Tensor) -> Tensor:
-        """states (B, T, C), items (I, C), targets (B, T) with -100 where there is none, users (B,) -> a scalar."""
-        settings = self.settings
-        row, place = (targets != IGNORE).nonzero(as_tuple=True)  # (N,) each: padding costs nothing from here on
-        wanted = targets[row, place]  # (N,)
-        queries = states[row, place] / settings.temperature  # (N, C)
-        weights = None
-        if settings.row_weights == "user":
-            weights = self.weight_of_user[users[row]]
-        elif settings.row_weights == "item":
-            weights = self.weight_of_item[wanted]
-        if not len(wanted):
-            return states.sum() * 0  # a micro-batch of padding alone
-        if settings.loss == "full":
-            logits = queries @ items.T  # (N, I)
-            return (
-                cross_entropy(logits, wanted)
-                if weights is None
-                else weighted_mean(token_losses(logits, wanted), weights)
-            )
-        candidates = draw(
-            len(items),
-            uniform=settings.uniform_negatives,
-            batch_items=wanted,
-            in_batch=settings.in_batch_negatives,
-            probability=self.probability,
-            hard=hardest(queries, items, settings.hard_negatives) if settings.hard_negatives else None,
-        )
-        positive = (queries * items[wanted]).sum(dim=1)  # (N,)
-        negative = queries @ items[candidates.ids].T  # (N, S)
-        known, group = (targets, row) if settings.mask_known else (None, None)
-        out = excluded(candidates.ids, wanted, known, group)
-        if settings.loss == "gbce":
-            return gbce(positive, negative, out, len(items), settings.calibration, weights=weights)
-        log_expected, own = candidates.log_expected, None
-        if not settings.logq:  # +inf stays: it takes a place out
-            log_expected = log_expected.where(log_expected.isposinf(), 0.0)
-        elif settings.logq_positive:
-            drawn = min(settings.in_batch_negatives, len(wanted))
-            own = (settings.uniform_negatives / len(items) + drawn * self.probability[wanted]).log()
-        return sampled_softmax(positive, negative, log_expected, out, positive_log_expected=own, weights=weights)

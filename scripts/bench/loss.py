@@ -1,10 +1,10 @@
 """In what share of the steps does gpt2_modern with Muon reach the final validation loss of GPT-2 with AdamW?
 
-    python scripts/bench/loss.py [--grid 5e-4,1e-3,2e-3,4e-3] [--seeds 1,2,3] [--json FILE] [key=value ...]
+    python scripts/bench/loss.py [--grid 1e-3,2e-3,4e-3] [--warmups 20,40] [--seeds 1,2,3] [--json FILE] [key=value ...]
 
 Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same grid of
-learning rates (searched with the first seed, the lowest validation loss of the whole run wins), the same warm-up and
-schedule. GPT-2 must end below gzip, or it is no opponent. The runs go through `recsysml train` and stay in the
+learning rates and lengths of warm-up, searched with the first seed (the lowest validation loss at the end wins), and
+the same schedule. GPT-2 must end below gzip, or it is no opponent. The runs go through `recsysml train` and stay in the
 outputs folder; one that is there already, by its config, is not run again.
 """
 
@@ -23,6 +23,10 @@ from recsysml.data.python_text import read_documents
 from recsysml.metrics.language import compressed_bits_per_byte
 
 Curve = list[tuple[int, float]]  # (step, validation loss)
+Points = dict[str, list[str]]  # what is searched: a setting and its values
+Point = tuple[str, ...]  # one value of each
+
+POINTS: Points = {"trainer.lr": ["1e-3", "2e-3", "4e-3"], "trainer.warmup_steps": ["20", "40"]}
 
 SHARED = [
     "data=python_docs",
@@ -34,12 +38,11 @@ SHARED = [
     "model.context_length=64",
     "trainer.batch_size=32",
     "trainer.max_steps=400",
-    "trainer.warmup_steps=40",
     "trainer.schedule=cosine",
     "trainer.min_lr_ratio=0.1",
     "trainer.weight_decay=0.1",
     "trainer.beta2=0.99",
-    "trainer.eval_every=20",
+    "trainer.eval_every=10",
     "trainer.checkpoint_every=0",
     "trainer.sample_tokens=0",
     "tracker.mode=disabled",
@@ -50,21 +53,22 @@ ARMS = {
 }
 
 
-def curves(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[tuple[str, int], Curve]:
-    """The curve of each (lr, seed), by one sweep; jobs that are done are not done again."""
+def curves(arm: str, points: Points, seeds: list[int], extra: list[str]) -> dict[tuple[Point, int], Curve]:
+    """The curve of each point and seed, by one sweep; jobs that are done are not done again."""
     outputs, name = Path("outputs/bench"), "bench-modern" if "modern" in arm else "bench-classic"
     words = [*ARMS[arm], *SHARED, *extra, f"outputs={outputs}", f"sweep.name={name}"]
-    sweep = [f"trainer.lr={','.join(rates)}", f"seed={','.join(map(str, seeds))}", "-m"]
-    command = [sys.executable, "-m", "recsysml", "train", *words, *sweep]
+    swept = [f"{key}={','.join(values)}" for key, values in points.items()]
+    command = [sys.executable, "-m", "recsysml", "train", *words, *swept, f"seed={','.join(map(str, seeds))}", "-m"]
     print("$ recsysml", *command[3:], flush=True)
     subprocess.run(command, check=True)
     folder = outputs / "sweep" / name
-    found: dict[tuple[str, int], Curve] = {}
+    found: dict[tuple[Point, int], Curve] = {}
     for job in json.loads((folder / "sweep.json").read_text())["jobs"]:
         run = folder / job["path"]
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         typed = dict(word.split("=", 1) for word in job["overrides"])
-        found[typed["trainer.lr"], int(typed["seed"])] = [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]
+        point = tuple(typed[key] for key in points)
+        found[point, int(typed["seed"])] = [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]
     return found
 
 
@@ -74,11 +78,16 @@ def gzip_nats_per_byte() -> float:
     return compressed_bits_per_byte(text)["gzip"] * math.log(2)
 
 
-def chosen(arm: str, rates: list[str], seeds: list[int], extra: list[str]) -> dict[str, Any]:
-    """The arm at its best learning rate: {lr, searched: lr -> final loss, curves: one for each seed}."""
-    searched = {lr: curve[-1][1] for (lr, _), curve in curves(arm, rates, seeds[:1], extra).items()}
-    best = min(searched, key=lambda lr: searched[lr])
-    return {"lr": best, "searched": searched, "curves": [*curves(arm, [best], seeds, extra).values()]}
+def chosen(arm: str, points: Points, seeds: list[int], extra: list[str]) -> dict[str, Any]:
+    """The arm at its best point: {point, searched: point -> final loss, curves: one for each seed}."""
+    searched = {point: curve[-1][1] for (point, _), curve in curves(arm, points, seeds[:1], extra).items()}
+    best = min(searched, key=lambda point: searched[point])
+    alone = {key: [value] for key, value in zip(points, best, strict=True)}
+    return {
+        "point": dict(zip(points, best, strict=True)),
+        "searched": {" ".join(point): loss for point, loss in searched.items()},
+        "curves": [*curves(arm, alone, seeds, extra).values()],
+    }
 
 
 def reached(curve: Curve, target: float) -> int | None:
@@ -86,8 +95,8 @@ def reached(curve: Curve, target: float) -> int | None:
     return next((step for step, loss in curve if loss <= target), None)
 
 
-def measure(rates: list[str], seeds: list[int], extra: list[str]) -> dict[str, Any]:
-    arms = {arm: chosen(arm, rates, seeds, extra) for arm in ARMS}
+def measure(points: Points, seeds: list[int], extra: list[str]) -> dict[str, Any]:
+    arms = {arm: chosen(arm, points, seeds, extra) for arm in ARMS}
     classic, modern = arms.values()
     steps = classic["curves"][0][-1][0]
     finals = [curve[-1][1] for curve in classic["curves"]]
@@ -106,7 +115,8 @@ def measure(rates: list[str], seeds: list[int], extra: list[str]) -> dict[str, A
 
 def show(result: dict[str, Any]) -> None:
     for arm, found in result["arms"].items():
-        print(f"{arm}: lr {found['lr']} of", ", ".join(f"{lr} -> {loss:.3f}" for lr, loss in found["searched"].items()))
+        searched = ", ".join(f"{point}: {loss:.3f}" for point, loss in found["searched"].items())
+        print(f"{arm}: {' '.join(f'{key}={value}' for key, value in found['point'].items())} of {searched}")
     print(
         "gpt2 + AdamW ends at",
         *(f"{loss:.3f}" for loss in result["classic_final"]),
@@ -127,13 +137,15 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", default="5e-4,1e-3,2e-3,4e-3")
+    parser.add_argument("--grid", default=",".join(POINTS["trainer.lr"]))
+    parser.add_argument("--warmups", default=",".join(POINTS["trainer.warmup_steps"]))
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--json", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides for both arms")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    result = measure(arguments.grid.split(","), seeds, arguments.settings)
+    points = {"trainer.lr": arguments.grid.split(","), "trainer.warmup_steps": arguments.warmups.split(",")}
+    result = measure(points, seeds, arguments.settings)
     show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))

@@ -100,7 +100,7 @@ def main() -> None:
         found["scoring"] = scoring.measure(100, arguments.threads, "small")
         rows.append(scoring.row(found["scoring"]))
     if arguments.long:
-        found["loss"] = loss.measure(["5e-4", "1e-3", "2e-3", "4e-3"], [1, 2, 3], [])
+        found["loss"] = loss.measure(loss.POINTS, [1, 2, 3], [])
         loss.show(found["loss"])
         rows.append(loss_row(found["loss"]))
 

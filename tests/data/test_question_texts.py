@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from recsysml.data.question_texts import find, read_questions
-from recsysml.errors import DataError
+from recsysml.data.question_texts import files_of_task, find, read_questions
+from recsysml.errors import ConfigError, DataError
 from recsysml.files import data_dir
 
 
@@ -38,10 +38,12 @@ def test_every_string_of_a_question_but_its_labels(tmp_path):
     ("content", "words"),
     [
         (b'{"a": "b"}\n{', "line 2 is not JSON"),
-        (b"[1]\n", "line 1 is no JSON object"),
+        (b"[1]\n", "line 1 holds no JSON object"),
         (b"\n", "holds no questions"),
-        (b'{"a": "b"}\n{"label": "x"}\n', "question 2 has no text"),
-        (b"\xff\n", "cannot be read"),
+        (b'{"a": "b"}\n{"label": "x"}\n', "line 2: the question has no text"),
+        (b'{"a": "b"}\n\xff\n', "line 2 is not UTF-8"),
+        (b'{"a": "b\\ud800"}\n', "line 1 holds half a character"),
+        (b'{"a": ' + b"[" * 100_000 + b"\n", "line 1 is nested too deeply"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, content, words):
@@ -50,6 +52,43 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, content, words):
     with pytest.raises(DataError, match=words) as caught:
         read_questions(path)
     assert str(path) in str(caught.value)
+
+
+def test_marks_and_line_ends_of_other_systems_are_read(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + '{"id": 1, "a": "\u00e9t\u00e9 \u2028x"}\r\n\r\n{"id": "1", "a": "\\ud83d\\ude00"}\r\n'.encode()
+    )
+    assert read_questions(path) == [("0", "\u00e9t\u00e9 \u2028x"), ("1", "\U0001f600")]  # 1 and "1" are one name
+
+
+def test_several_files_are_one_list(tmp_path):
+    paths = [write(tmp_path / f"{i}.jsonl", [{"a": f"x{i}"}, {"a": f"y{i}"}]) for i in range(2)]
+    assert read_questions(*paths) == [("0", "x0"), ("1", "y0"), ("2", "x1"), ("3", "y1")]
+
+
+OWN = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.jsonl}}\ntest_split: test\n"
+
+
+def test_the_files_of_a_task_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
+    path = write(tmp_path / "q.jsonl", [{"q": "a"}])
+    (tmp_path / "mine.yaml").write_text(OWN)
+    assert files_of_task("mine", str(tmp_path)) == [path]
+    (tmp_path / "mine.yaml").write_text(OWN.replace("q.jsonl", "[q.jsonl, q.jsonl]"))
+    assert files_of_task("mine", str(tmp_path)) == [path, path]
+    for text, words in (
+        (OWN + "process_docs: !function own.f\n", "made by code"),
+        (OWN.replace("json\n", "csv\n"), "from a table"),
+        ("task: mine\ndataset_path: some/where\n", "come from the Hugging Face hub"),
+    ):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=words) as caught:
+            files_of_task("mine", str(tmp_path), trust=True)
+        assert "eval.questions=mine:FILE.jsonl" in str(caught.value)
+    with pytest.raises(ConfigError, match="come from the Hugging Face hub"):
+        files_of_task("winogrande")
 
 
 def test_files_lie_in_the_working_directory_or_the_data_folder(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def place(tmp_path, monkeypatch):
 
 
 def rows_of(found, split):
-    return [json.loads(line) for line in found.files[split].read_text().splitlines()]
+    return [json.loads(line) for line in found.files[split].read_text().split("\n") if line]
 
 
 def test_three_shapes_of_arc_are_one(place):
@@ -83,6 +83,41 @@ def test_a_bad_row_is_named(place, line):
     place("piqa/valid.jsonl", json.dumps(good) + "\n" + line + "\n")
     with pytest.raises(DataError, match="line 2"):
         questions.find("piqa")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"gold": wrong} for wrong in (-1, 2, "0")),
+        *({"choices": wrong} for wrong in ([], ["a", 7], ["a", " "])),
+        *({"query": wrong} for wrong in ("Question: ", None)),
+    ],
+)
+def test_an_answer_that_is_none_is_named(place, change):
+    row = {"query": "Which?", "choices": ["a", "b"], "gold": 1}
+    place("arc_easy/test.jsonl", [row, row | change])
+    with pytest.raises(DataError, match=r"test.jsonl line 2 is no ARC question"):
+        questions.find("arc_easy")
+
+
+def test_a_file_without_questions_is_named(place):
+    for text in ("", "\n \n", "\ufeff\r\n"):
+        place("piqa/valid.jsonl", text)
+        with pytest.raises(DataError, match=r"valid\.jsonl holds no questions"):
+            questions.find("piqa")
+
+
+def test_odd_rows_are_read_as_they_are(place):
+    """A mark at the start, another system's line ends, one answer, thirty answers, ids that repeat."""
+    one = {"id": "x", "question": "Why\u2028?", "choices": {"text": ["\u00fc"], "label": ["A"]}, "answerKey": "A"}
+    letters = [f"L{i}" for i in range(30)]
+    many = {"id": "x", "question": "Which?", "choices": {"text": letters, "label": letters}, "answerKey": "L29"}
+    place("arc_easy/test.jsonl", "\ufeff" + "".join(json.dumps(row) + "\r\n" for row in (one, many)))
+    place("arc_easy/dev.jsonl", [{"query": "Which?", "choices": letters, "gold": 29}])
+    found = questions.find("arc_easy")
+    assert rows_of(found, "test") == [one, many]
+    (row,) = rows_of(found, "validation")
+    assert row["choices"]["label"].index(row["answerKey"]) == 29
 
 
 def test_nothing_is_found_where_nothing_lies(place, tmp_path, monkeypatch):

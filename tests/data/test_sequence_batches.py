@@ -1,5 +1,7 @@
 """Windows over sequences: each event a target once an epoch, after the items that came before it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,14 @@ def test_a_batch_is_a_function_of_seed_and_number():
     assert not torch.equal(other[3][1], same[3][1])
 
 
+def test_batches_of_several_threads_are_the_same():
+    shared, alone = made(), made()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.__getitem__, range(200)))
+    for i, batch in enumerate(found):
+        assert all(torch.equal(a, b) for a, b in zip(batch, alone[i], strict=True))
+
+
 def test_processes_share_a_batch():
     whole = made()
     parts = [made(rank=rank, world_size=2) for rank in range(2)]
@@ -70,3 +80,13 @@ def test_processes_share_a_batch():
 def test_no_events_is_an_error():
     with pytest.raises(DataError, match="no events"):
         made(lengths=(0, 0))
+
+
+def test_times_are_those_of_the_targets():
+    items = made().items
+    batches = made(times=items * 2.0)
+    for i in range(4):
+        *plain, times = batches[i]
+        assert all(torch.equal(a, b) for a, b in zip(plain, made()[i], strict=True))
+        real = plain[1] >= 0
+        assert torch.equal(times[real], plain[1][real] * 2.0)

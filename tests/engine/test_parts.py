@@ -4,6 +4,7 @@ import logging
 import platform
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -29,6 +30,32 @@ def test_the_loader_gives_every_batch_in_order_and_draws_nothing(tiny, workers):
     after = seeds.state()
     assert torch.equal(before["torch"], after["torch"])
     assert torch.equal(before["python"]["words"], after["python"]["words"])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_error_of_a_batch_comes_at_its_turn(workers):
+    class Broken:
+        def __getitem__(self, i):
+            if i == 5:
+                raise OSError("batch 5 cannot be read")
+            return (torch.tensor([i]),)
+
+    got = loader.iterate(Broken(), 3, 99, torch.device("cpu"), workers)
+    assert [int(next(got)[0]), int(next(got)[0])] == [3, 4]
+    with pytest.raises(OSError, match="batch 5"):
+        next(got)
+
+
+def test_a_loop_that_ends_early_leaves_no_thread_behind():
+    class Endless:
+        def __getitem__(self, i):
+            return (torch.tensor([i]),)
+
+    got = loader.iterate(Endless(), 0, 10**9, torch.device("cpu"), 2)
+    next(got)
+    assert [t for t in threading.enumerate() if t.name.startswith("batches")]
+    got.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
 
 
 def test_no_workers_on_a_cpu_by_default():

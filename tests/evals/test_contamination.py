@@ -59,7 +59,7 @@ def test_scores_of_clean_and_touched_stand_side_by_side(tmp_path, by_row):
         "lm/other/acc": (np.array(["q1"]), np.ones(1)),
     }
     run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
-    record(run, found, scores, {"lm/t/acc": 0.25})
+    record(run, found, scores, {"lm/t/acc": {"baseline": 0.25, "better": "higher"}})
     run.finish("ok")
     metrics = read_results(run.path / "results.json")["metrics"]
     share = metrics["contamination/t/touched@13"]
@@ -128,10 +128,17 @@ def test_the_command_from_a_trained_model_to_the_report(trained, own_outputs, ca
     assert "questions found in the training text" in (own_outputs / "report.html").read_text()
 
 
-def test_mistakes_cost_nothing(trained, own_outputs, capsys):
+def test_mistakes_cost_nothing(trained, own_outputs, capsys, monkeypatch):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
     before = sorted(own_outputs.rglob("results.json"))
     for words, said in (
-        (["eval", "eval=contamination"], "eval.questions is empty"),
+        (["eval", "eval=contamination"], "name tasks, such as tasks=arc_easy,piqa, or files"),
+        (["eval", "eval=contamination", "tasks=arc_esy"], "Did you mean: arc_easy?"),
+        (["eval", "eval=contamination", "tasks=winogrande"], "eval.questions=winogrande:FILE.jsonl"),
+        (["eval", "eval=contamination", "tasks=piqa"], "set RECSYSML_DATA to the folder that holds piqa/"),
+        (["eval", "eval=contamination", "tasks=heldout", "eval.questions=heldout:asked.jsonl"], "name it once"),
+        (["eval", "eval=contamination", "tasks=heldout", "eval.scores=gone", "limit=3"], "eval that eval.scores names"),
+        (["eval", "-m", "eval=contamination", "tasks=heldout"], "one at a time, without -m"),
         (["eval", "eval=contamination", "eval.questions=a:gone.jsonl"], "there is no file gone.jsonl"),
         (["eval", "eval=contamination", "eval.questions=asked.jsonl", "eval.scores=gone"], "no examples.parquet"),
         (["eval", "eval=contamination", "eval.ngram=5"], "more than eval.short_ngram"),
@@ -140,6 +147,45 @@ def test_mistakes_cost_nothing(trained, own_outputs, capsys):
         assert main(words) == 2, words
         assert said in capsys.readouterr().err
     assert sorted(own_outputs.rglob("results.json")) == before
+
+
+TINY = [
+    "model=gpt2", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.context_length=64", "data=text",
+    "data.path=[book.txt]", "data.tokenizer=bytes", "data.val_fraction=0.3", "data.test_fraction=0",
+    "trainer.max_steps=1", "trainer.batch_size=2", "trainer.warmup_steps=1", "trainer.compile=false",
+    "trainer.sample_tokens=0", "device=cpu", "threads=1", "tracker.mode=disabled",
+]  # fmt: skip
+
+
+def test_tasks_by_name_are_asked_and_their_scores_split(tmp_path, own_outputs, monkeypatch, capsys):
+    """Rows 0, 3, 6, ... of a task stand in the text; the scores are those of the eval that the command ran first."""
+    rng = np.random.default_rng(6)
+    rows = [{"goal": question(rng), "sol1": "this", "sol2": "that", "label": i % 2} for i in range(12)]
+    (tmp_path / "data" / "piqa").mkdir(parents=True)
+    (tmp_path / "data" / "piqa" / "valid.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    planted = "\n".join(row["goal"] for row in rows[::3])
+    (tmp_path / "book.txt").write_text(planted + "\n" + "\n".join(question(rng, 200) for _ in range(30)))
+    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY]) == 0
+    words = ["eval", "eval=contamination", "checkpoint=last", "tasks=piqa,heldout", "device=cpu"]
+    assert main([*words, "tracker.mode=disabled"]) == 0
+    scored, found = sorted((own_outputs / "eval").iterdir(), key=lambda path: path.stat().st_mtime)
+    metrics = read_results(found / "results.json")["metrics"]
+    assert metrics["contamination/piqa/touched@13"]["value"] == pytest.approx(4 / 12)
+    assert metrics["contamination/heldout/touched@13"]["value"] == 0  # asked from the validation text
+    ids, acc = read_examples(scored / "examples.parquet")["lm/piqa/acc"]
+    rows_of = np.array([int(name.partition(":")[0]) for name in ids])
+    for word, chosen in (("clean", rows_of % 3 != 0), ("touched", rows_of % 3 == 0)):
+        entry = metrics[f"contamination/piqa/acc_{word}@13"]
+        assert (entry["value"], entry["n"]) == (pytest.approx(acc[chosen].mean()), chosen.sum())
+    assert metrics["contamination/heldout/bits_per_byte_clean@13"]["better"] == "lower"
+    capsys.readouterr()
+    assert main([*words, "tracker.mode=disabled", "limit=5"]) == 0  # questions asked; all are looked for
+    newest = max((own_outputs / "eval").iterdir(), key=lambda path: path.stat().st_mtime)
+    metrics = read_results(newest / "results.json")["metrics"]
+    assert metrics["contamination/piqa/touched@13"]["n"] == 12
+    assert metrics["contamination/piqa/acc_clean@13"]["n"] == 3
 
 
 def test_a_question_file_names_its_task():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -17,12 +19,15 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from recsysml.data.tokenizers import train_bpe
+from recsysml.diff import NOISE, compare
 from recsysml.engine import opening
 from recsysml.engine.answering import Answerer, windows
 from recsysml.engine.device import Machine
+from recsysml.errors import DataError, JobError
 from recsysml.evals import lm_harness
 from recsysml.files import data_dir
 from recsysml.models import hf_tokenizer
+from recsysml.results import Run
 
 CPU = Machine(torch.device("cpu"), "fp32")
 TEXT = "the cat sat on the mat and the dog ran to the cat while a bird sang of rain and 12 apples\n" * 30
@@ -122,6 +127,45 @@ def test_scores_are_those_of_lm_evals_evaluator_and_of_its_own_model(opened, the
     assert ours["lm/own_choice/acc"].baseline == pytest.approx(chance)
     p = ours["lm/own_choice/acc"].value
     assert ours["lm/own_choice/acc"].stderr == pytest.approx((p * (1 - p) / 13) ** 0.5)
+
+
+def test_diff_pairs_our_eval_with_what_lm_eval_writes(opened, theirs, task_folder, tmp_path):
+    from lm_eval.loggers import EvaluationTracker
+
+    names = ["own_choice", "own_last", "own_text"]
+    tasks = lm_harness.load(names, task_folder=str(task_folder))
+    judged = lm_harness.judge(answerer(opened), tasks)
+    run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
+    run.set_data("t", "d" * 64, judged.sizes, tasks=lm_harness.describe(judged, tasks))
+    lm_harness.record(run, judged)
+    run.finish("ok")
+    again = lm_harness.load(names, task_folder=str(task_folder))
+    found = lm_eval.evaluate(theirs, {"tasks": again.tasks}, log_samples=True, bootstrap_iters=100)
+    tracker = EvaluationTracker(output_path=str(tmp_path / "theirs"))
+    tracker.general_config_tracker.model_name_sanitized = "x"
+    samples = found.pop("samples")
+    tracker.save_results_aggregated(found, samples)
+    for name in names:
+        tracker.save_results_samples(name, samples[name])
+    rows = {row.name: row for row in compare(run.path, tmp_path / "theirs").metrics}
+    for name in ("own_choice/acc", "own_choice/acc_norm", "own_last/acc", "own_text/exact_match"):
+        row = rows[f"lm/{name}"]
+        assert (row.test, row.n, row.effect, row.verdict) == ("exact McNemar", 14, 0, NOISE), (name, row.reason)
+
+
+def test_more_examples_than_there_are(opened, task_folder):
+    tasks = lm_harness.load(["own_choice"], task_folder=str(task_folder), num_fewshot=14)
+    with pytest.raises(DataError, match="num_fewshot=14: own_choice has 14 examples, a question itself included"):
+        lm_harness.judge(answerer(opened), tasks)
+
+
+def test_a_model_that_answers_nothing_is_no_score(opened, task_folder):
+    wrong = copy.deepcopy(opened.model)
+    with torch.no_grad():
+        next(wrong.parameters()).fill_(torch.nan)
+    tasks = lm_harness.load(["own_choice"], task_folder=str(task_folder))
+    with pytest.raises(JobError, match="own_choice: the model answers with NaN"):
+        lm_harness.judge(answerer(dataclasses.replace(opened, model=wrong)), tasks)
 
 
 def test_log_likelihoods_are_those_of_lm_evals_own_model(opened, theirs, task_folder):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from recsysml.models import scoring
 from recsysml.models.gpt import GPT
-from recsysml.models.scoring import Request, _common_beginning, log_likelihoods
+from recsysml.models.scoring import Request, _common_beginning, _mask, _Piece, _read, _row, log_likelihoods
 from recsysml.schemas.models import GPTConfig
 
 CPU = torch.device("cpu")
@@ -95,9 +97,27 @@ def test_the_work_is_shared(model):
             return model.unembed(hidden)
 
     context = list(range(10))
-    answers = [[20 + i, 30, 31] for i in range(4)]
+    answers = [[20 + i, 30, 31] for i in range(4)] + [[20, 32, 31]]  # the last begins like the first
     log_likelihoods(Counting(), [Request(context, answer, 0) for answer in answers], device=CPU)
-    assert seen == {"tokens": 10 + 4 * 2, "head": 1 + 4 * 2}
+    assert seen == {"tokens": 10 + 4 * 2 + 1, "head": 1 + 4 * 2 + 1}
+
+
+@pytest.mark.parametrize("at_once", [1, 130, 1 << 20])
+def test_log_softmax_of_chosen_places_however_many_rows_are_looked_at_together(at_once, monkeypatch):
+    monkeypatch.setattr(scoring, "_ROWS_IN_CACHE", at_once)
+    generator = torch.Generator().manual_seed(8)
+    logits = 40 * torch.randn(30, 50, generator=generator)
+    logits[3] = 1e4  # a row of equal ones, far from zero
+    logits[4, 7] = -torch.inf
+    place = torch.randint(30, (200,), generator=generator)
+    place[:4] = torch.tensor([3, 3, 4, 4])
+    wanted = torch.randint(50, (200,), generator=generator)
+    wanted[:4] = torch.tensor([0, 1, 7, 8])
+    found, likeliest = _read(logits, place, wanted)
+    expected = logits.double().log_softmax(-1)[place, wanted]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    assert likeliest.tolist() == (logits.argmax(-1)[place] == wanted).tolist()
+    assert likeliest[:3].tolist() == [True, False, False]
 
 
 def test_half_the_batch_is_tried_where_memory_does_not_suffice(model):
@@ -139,10 +159,22 @@ def test_what_cannot_be_scored(model):
     assert log_likelihoods(model, [], device=CPU) == []
 
 
-def test_common_beginning():
-    import numpy as np
-
-    rows = [np.array(row) for row in ([1, 2, 3, 4], [1, 2, 5], [1, 2, 3])]
-    assert _common_beginning(rows) == 2
-    assert _common_beginning(rows[:1]) == 4
-    assert _common_beginning([np.array([1]), np.array([2])]) == 0
+def test_what_several_answers_begin_with_is_there_once():
+    """Against the definition: one token for each distinct beginning, which sees the tokens of its own beginning."""
+    random = np.random.default_rng(7)
+    pieces = [_Piece(i, np.array([5, 6, *random.integers(0, 3, size=random.integers(1, 7))]), np.array([1, 2]))
+              for i in range(20)]  # fmt: skip
+    row = _row(pieces)
+    beginnings = {tuple(piece.inputs[: n + 1].tolist()) for piece in pieces for n in range(len(piece.inputs))}
+    seen = _mask(torch.from_numpy(row.ends)[None])[0, 0] == 0
+    found = [tuple(row.tokens[sees].tolist()) for sees in seen.numpy()]
+    assert len(found) == len(beginnings)
+    assert set(found) == beginnings
+    assert row.positions.tolist() == [len(beginning) - 1 for beginning in found]
+    for owner, source in zip(row.requests.tolist(), row.sources.tolist(), strict=True):
+        assert found[source] == tuple(pieces[owner].inputs.tolist())[: len(found[source])]
+    for piece in pieces:  # the last two inputs predict the two targets
+        at = row.sources[row.requests == piece.owner]
+        assert [len(found[i]) for i in at] == [len(piece.inputs) - 1, len(piece.inputs)]
+    whole = np.array([1, 2, 3, 4])
+    assert [_common_beginning(whole, np.array(other)) for other in ([1, 2, 5], [1, 2, 3], [2], [])] == [2, 3, 0, 0]

@@ -13,20 +13,22 @@ from recsysml import job
 from recsysml.cli import main
 from recsysml.data.features import no_features
 from recsysml.data.interactions import load
-from recsysml.engine import loop
-from recsysml.errors import Interrupted
+from recsysml.engine import checkpoint, loop
+from recsysml.errors import ConfigError, DataError, Interrupted
 from recsysml.evals.retrieval import judge
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
+from recsysml.nn.age_bias import AgeBias
 from recsysml.results import Run
+from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
-from recsysml.retrieval.questions import questions
+from recsysml.retrieval.questions import questions, training
+from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
 from recsysml.schemas.retrievers import SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
-from recsysml.trainers.retrieval import RowLoss
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,8 @@ LOSSES: list[dict[str, Any]] = [
     {"loss": "sampled", "uniform_negatives": 0, "in_batch_negatives": 40, "mask_known": True, "row_weights": "user"},
     {"loss": "sampled", "uniform_negatives": 5, "in_batch_negatives": 20, "hard_negatives": 3, "logq": False},
     {"loss": "sampled", "logq_positive": True},
+    {"loss": "hierarchical"},
+    {"loss": "cluster", "clusters": 5, "row_weights": "item"},
 ]
 
 
@@ -120,8 +124,11 @@ def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_pa
     assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch):
-    config = configure(ring, max_steps=25, loss="sampled", in_batch_negatives=10, log_every=1)
+@pytest.mark.parametrize(
+    "settings", [{"loss": "sampled", "in_batch_negatives": 10, "debias": "age"}, *LOSSES[-2:]], ids=str
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch, settings):
+    config = configure(ring, max_steps=25, log_every=1, **settings)
     whole = train(config, tmp_path / "whole")
 
     log = Run.log
@@ -139,6 +146,89 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monk
     train(config, tmp_path, resume=path)
     assert lines(path) == lines(whole)
     assert results(path)["metrics"] == results(whole)["metrics"]
+
+
+@pytest.mark.parametrize("loss", ["hierarchical", "cluster"])
+@pytest.mark.parametrize(
+    "model", [None, TwoTowerConfig(d_model=16, d_hidden=16, context_length=8)], ids=["sasrec", "two_tower"]
+)
+def test_a_head_is_opened_with_its_run_and_has_no_index(ring, tmp_path, capsys, loss, model):
+    path = train(configure(ring, model, loss=loss, temperature=0.2, max_steps=20), tmp_path)
+    opened = open_retriever(path / "checkpoints" / "best")
+    interactions = load(InteractionsConfig(path=str(ring), split="last_out"))
+    asked = questions(interactions, "test", mask_seen=True)
+    scores = opened.retriever.scores(asked.histories)
+    assert np.exp(scores.astype(np.float64)).sum(axis=1) == pytest.approx(np.ones(len(scores)), rel=1e-4)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
+    assert not (path / "index").exists()
+    assert main(["recommend", str(path), "--history", "i03,i04", "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["export", str(path), str(tmp_path / "out")]) == 2
+    assert "no products of vectors" in capsys.readouterr().err
+
+
+def test_graphs_of_training_events_and_friends_go_with_the_checkpoint(ring, tmp_path, monkeypatch):
+    friends = np.array([(user, user + 1) for user in range(0, 40, 2)])
+    interactions = dataclasses.replace(load(InteractionsConfig(path=str(ring), split="last_out")), friends=friends)
+    monkeypatch.setattr("recsysml.data.interactions.load", lambda config: interactions)
+    graphs = {"item_graph": "co_interaction", "user_graph": "friends", "graph_degree": 3}
+    model = TwoTowerConfig(d_model=16, d_hidden=32, context_length=8, history="transformer", n_layers=1, **graphs)
+    settings = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1, "max_steps": 80}
+    path = train(configure(ring, model, **settings), tmp_path)
+    assert results(path)["metrics"]["test/recall@1"]["value"] > 0.7
+    opened = open_retriever(path / "checkpoints" / "best")
+    encoder = opened.retriever.encoder
+    # edges are those of the training events alone: no item hears another that only a later event put beside it
+    expected = co_interaction(training(interactions), 20, 3)
+    assert torch.equal(encoder.item_graph_sources, expected.sources)
+    assert encoder.user_graph_sources.tolist() == [user ^ 1 for user in range(40)]
+    asked = questions(interactions, "test", mask_seen=True)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled", "gbce"])
+def test_the_bias_of_age_is_learnt_and_never_served(ring, tmp_path, loss):
+    path = train(configure(ring, loss=loss, debias="age", max_steps=20), tmp_path)
+    folder = path / "checkpoints" / "last"
+    assert checkpoint.load_weights(folder)[0]["age_bias.table"].abs().max() > 0.01
+    asked = questions(load(InteractionsConfig(path=str(ring), split="last_out")), "test", mask_seen=True)
+    opened = open_retriever(folder)
+    assert not any("age_bias" in name for name in opened.retriever.encoder.state_dict())
+    tensors, metadata = checkpoint.load_weights(folder)
+    tensors["age_bias.table"] += torch.randn(len(tensors["age_bias.table"]))
+    described = {key: metadata[key] for key in ("model", "data", "ids")}
+    other = checkpoint.save(tmp_path / "other", 0, tensors, {}, described, keep=1, is_best=True)
+    scores = [found.retriever.scores(asked.histories) for found in (opened, open_retriever(other))]
+    assert np.array_equal(*scores)
+
+
+def test_the_bias_of_age_is_added_to_every_logit():
+    torch.manual_seed(0)
+    states, items, targets = torch.randn(2, 3, 5), torch.randn(7, 5), torch.tensor([[1, 2, -100], [6, 5, 4]])
+    times, bias = torch.rand(2, 3) * 64, AgeBias(torch.rand(7) * 40, span=64.0)
+    torch.nn.init.normal_(bias.table)
+    losses = []
+    for b, t in (targets >= 0).nonzero().tolist():
+        logits = items @ states[b, t] + torch.stack([bias(times[b, t], torch.tensor(i)) for i in range(7)])
+        losses.append(-torch.log_softmax(logits, dim=0)[targets[b, t]])
+    expected, counts = torch.stack(losses).mean(), torch.ones(7)
+    full = RowLoss(RetrievalTrainerConfig(), counts, torch.ones(2), bias=bias)
+    torch.testing.assert_close(full(states, items, targets, torch.arange(2), times), expected)
+    # hard negatives that are the whole catalogue count each item exactly once
+    settings = RetrievalTrainerConfig(loss="sampled", uniform_negatives=0, hard_negatives=7)
+    sampled = RowLoss(settings, counts, torch.ones(2), bias=bias)
+    torch.testing.assert_close(sampled(states, items, targets, torch.arange(2), times), expected)
+
+
+def test_ages_need_times(ring, tmp_path, monkeypatch):
+    timeless = dataclasses.replace(load(InteractionsConfig(path=str(ring), split="last_out")), timed=False)
+    monkeypatch.setattr("recsysml.data.interactions.load", lambda config: timeless)
+    with pytest.raises(DataError, match="no times that ages could be of"):
+        train(configure(ring, debias="age"), tmp_path)
+    with pytest.raises(ConfigError, match=r"trainer\.debias=age: trainer\.loss=cluster"):
+        RetrievalTrainerConfig(loss="cluster", debias="age").validate()
 
 
 def test_the_best_weights_are_those_of_the_highest_ndcg(ring, tmp_path, monkeypatch):
