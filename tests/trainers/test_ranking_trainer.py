@@ -58,7 +58,7 @@ def data(file):
 
 
 def configure(file, model=None, **trainer):
-    plain = {"max_steps": 60, "batch_size": 100, "lr": 1e-2, "warmup_steps": 5, "precision": "fp32"}
+    plain = {"max_steps": 120, "batch_size": 100, "lr": 1e-2, "warmup_steps": 5, "precision": "fp32"}
     plain |= {"eval_every": 20, "checkpoint_every": 10}
     small = {"d_embedding": 8, "expert_widths": [16], "tower_widths": [8], "n_experts": 2}
     return RunConfig(
@@ -166,7 +166,9 @@ def test_gradnorm_is_given_each_tasks_own_gradient(file):
     batch = ImpressionInputs(table, 5).of(np.arange(50))
     loss = TaskLoss(model, [0, 1], ["binary", "binary"])
     value, named = loss(model, *batch)
-    assert float(named["train/loss"]) == pytest.approx(float(named["train/click/loss"] + named["train/like/loss"]) / 2)
+    assert named["train/loss"].item() == pytest.approx(
+        (named["train/click/loss"] + named["train/like/loss"]).item() / 2
+    )
     logits_ = model(*batch[:-1])
     for task in range(2):
         own = torch.nn.functional.binary_cross_entropy_with_logits(logits_[:, task], batch[-1][:, task])
@@ -186,7 +188,7 @@ def test_gradnorm_needs_the_plain_backward_pass(file, tmp_path):
 def test_from_the_command_line_and_judged_again(file, own_outputs, capsys):
     words = [
         "train", "model=mtml", "data=impressions", f"data.path={file}", "data.position_column=place",
-        "data.sparse=[user,item]", "data.labels={click: binary, like: binary}", "model.expert_widths=[16]",
+        "data.sparse=[user,item]", "+data.labels.click=binary", "+data.labels.like=binary", "model.expert_widths=[16]",
         "model.d_embedding=8", "trainer.max_steps=30", "trainer.lr=1e-2", "trainer.batch_size=100",
         "eval.baselines=[base_rate]", "threads=1", "device=cpu",
     ]  # fmt: skip
