@@ -190,17 +190,37 @@ class TwoTowerConfig:
     history: str = "attention"
     n_layers: int = 2
     n_heads: int = 2
+    # whom an item's tower also asks: none, or co_interaction (graph attention over the items that stand beside it in
+    # the training events)
+    item_graph: str = "none"
+    # whom a user's tower also asks: none, or friends (graph attention, where the data has friends)
+    user_graph: str = "none"
+    graph_layers: int = 1
+    # the most neighbours a node asks
+    graph_degree: int = 16
     dropout: float = 0.1
     # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
     normalise: bool = True
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
-        for name in ("d_model", "d_hidden", "context_length", "n_cohorts", "n_layers", "n_heads"):
+        for name in (
+            "d_model",
+            "d_hidden",
+            "context_length",
+            "n_cohorts",
+            "n_layers",
+            "n_heads",
+            "graph_layers",
+            "graph_degree",
+        ):
             at_least(f"model.{name}", getattr(self, name), 1)
         one_of("model.user", self.user, ("none", "id_table", "deep_hash", "cohort", "mixture"))
         one_of("model.history", self.history, ("mean", "attention", "transformer"))
+        one_of("model.item_graph", self.item_graph, ("none", "co_interaction"))
+        one_of("model.user_graph", self.user_graph, ("none", "friends"))
         share("model.dropout", self.dropout)
         share("model.user_dropout", self.user_dropout)
-        if self.history == "transformer" and self.d_model % self.n_heads:
+        attends = self.history == "transformer" or self.item_graph != "none" or self.user_graph != "none"
+        if attends and self.d_model % self.n_heads:
             raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")

@@ -25,10 +25,13 @@ from recsysml.losses.hierarchical_softmax import huffman_tree
 from recsysml.models import heads
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
 from recsysml.nn.age_bias import AgeBias
+from recsysml.nn.graph_attention import Graph
 from recsysml.retrieval import index
 from recsysml.retrieval.co_occurrence import item_clusters
 from recsysml.retrieval.feature_matrix import feature_matrix
+from recsysml.retrieval.graphs import graphs
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
 from recsysml.retrieval.row_loss import RowLoss
@@ -55,8 +58,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     events = training(data)
     seeds.seed_everything(config.seed)
-    features = _features(data) if config.model.reads_features else {}
-    model = build(config.model, len(data.item_ids), len(data.user_ids), **features)
+    known: dict[str, Tensor | Graph] = {**(_features(data) if config.model.reads_features else {})}
+    known |= graphs(config.model, data, events)
+    model = build(config.model, len(data.item_ids), len(data.user_ids), **known)
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if settings.loss in heads.KINDS:
@@ -104,11 +108,17 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     head, bias = getattr(model, "head", None), getattr(model, "age_bias", None)
     row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device), head=head, bias=bias)
 
+    # one pass for all rows where passes are dear (accelerators), have a fixed shape (compiled) or must be as many in
+    # every process
+    trims = machine.device.type == "cpu" and not settings.compile and world.size == 1
+
     def loss(
         forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor, times: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        lengths = (targets != IGNORE).sum(dim=1).clamp(min=1)  # (B,)
+        states = by_length(forward, inputs, users, lengths) if trims else forward(inputs, users)  # (B, T, C)
         items = model.item_matrix() if row_loss.reads_items else None
-        value = row_loss(forward(inputs, users), items, targets, users, times)
+        value = row_loss(states, items, targets, users, times)
         return value, {"train/loss": value}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
@@ -136,7 +146,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             config.model,
             config.model.name,
             data,
-            {name: matrix.shape[1] for name, matrix in features.items()},
+            known,
             head=settings.loss if head is not None else None,
         ),
         resume=resume,
