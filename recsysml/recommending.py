@@ -34,8 +34,8 @@ def _data(checkpoint: Path) -> tuple[Interactions, bool]:
 def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> list[str]:
     """`rank  score  item  title`, one line a recommendation; the title where the data has one.
 
-    Exactly one of `user` and `history` (items with commas between, oldest first) is given; an empty history is a user of
-    whom nothing is known. Raises ConfigError for an unknown user, or a history of unknown items alone.
+    Exactly one of `user` and `history` (items with commas between, oldest first) is given; an empty history is a user
+    of whom nothing is known. Raises ConfigError for an unknown user, or a history of unknown items alone.
     """
     if (user is None) == (history is None):
         raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
