@@ -166,10 +166,10 @@ def record(
         value, error = metrics.mean(judged.in_batch)
         others = {label: float(o.in_batch.mean()) for label, o in simple.items() if o.in_batch is not None}
         _metric(run, f"{split}/in_batch_hit_rate@1", value, error, len(judged.in_batch), others)
-    for name, (value, better) in judged.health.values.items() if judged.health else ():
-        run.metric(f"{split}/{name}", value, stderr=None, n=len(ids), better=better)
     parts = _record_groups(run, split, judged, simple, asked, data)
-    if judged.health:
+    if judged.health is not None:
+        for name, (value, better) in judged.health.values.items():
+            run.metric(f"{split}/{name}", value, stderr=None, n=len(ids), better=better)
         parts += _show_vectors(run, split, judged.health, data)
     run.section(f"retrieval_{split}", f"Retrieval: {split}", parts, _NOTE)
 
