@@ -12,4 +12,5 @@ KINDS = {
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
     "mtml": "recsysml.models.mtml:MTML",
+    "value_model": "recsysml.models.value_model:ValueModel",
 }

@@ -17,6 +17,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
+        "value_model": "recsysml.schemas.rankers:ValueModelConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -34,12 +35,14 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "fit": "recsysml.schemas.trainers:FitTrainerConfig",
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
+        "value": "recsysml.schemas.trainers:ValueTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
+        "value": "recsysml.schemas.evals:ValueEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },
