@@ -9,5 +9,6 @@ KINDS = {
     "ease": "recsysml.models.ease:Ease",
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
+    "multi_head": "recsysml.models.multi_head:MultiHead",
     "mtml": "recsysml.models.mtml:MTML",
 }

@@ -14,6 +14,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ease": "recsysml.schemas.retrievers:EaseConfig",
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
+        "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
     },
     "data": {
