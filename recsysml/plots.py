@@ -45,14 +45,14 @@ def loss_plot(run_dir: Path) -> Path:
     """
     rows = read_rows(run_dir / "metrics.jsonl")
     below = [name for name in ("lr", "tokens_per_second") if _series(rows, name)[0].size]
-    with _style():
-        figure, axes = _figure(8, 5.2 if below else 4, ratios=(3.2, 1) if below else (1,))
+    with style():
+        figure, axes = new_figure(8, 5.2 if below else 4, ratios=(3.2, 1) if below else (1,))
         _draw_losses(axes[0], rows)
         axes[0].set_title(run_dir.name, loc="left", fontsize=10, color=_GREY)
         if below:
             _draw_below(axes[1], rows, below)
         axes[-1].set_xlabel("step")
-        return _save(figure, run_dir / "plots" / "loss.png")
+        return save_figure(figure, run_dir / "plots" / "loss.png")
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -126,13 +126,13 @@ def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], pat
             points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
     keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
     x_key = _x_axis(keys, [setting for setting, _ in points])
-    with _style():
-        figure, (axes,) = _figure(7, 4.2, ratios=(1,))
+    with style():
+        figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
         _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, _SEED)])
         axes.set_xlabel(x_key or "")
         axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
         axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | None:
@@ -156,7 +156,7 @@ def _draw_sweep(
     places = np.array([number if numeric else order.index(text) for number, text in zip(numbers, texts, strict=True)])
     values = np.array([value for _, value in points])
     names = [" ".join(f"{key}={setting.get(key, 'default')}" for key in line_keys) for setting, _ in points]
-    colours = _palette(len(set(names)))
+    colours = palette(len(set(names)))
     for colour, name in zip(colours, dict.fromkeys(names), strict=True):
         chosen = np.array([own == name for own in names])
         xs = np.unique(places[chosen])
@@ -177,20 +177,20 @@ def _draw_sweep(
         axes.legend(fontsize=9)
 
 
-def _palette(n: int) -> list[Any]:
+def palette(n: int) -> list[Any]:
     from matplotlib import colormaps
 
     fixed = [_BLUE, _ORANGE, _GREEN, "#8b5fbf", "#b08900", "#c2477f"]
     return fixed[:n] if n <= len(fixed) else list(colormaps["viridis"](np.linspace(0, 0.92, n)))
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE)
 
 
-def _figure(width: float, height: float, *, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, *, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Figure and axes without pyplot, which would keep every figure alive and pick a backend with windows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -201,7 +201,7 @@ def _figure(width: float, height: float, *, ratios: Sequence[float]) -> tuple[Fi
     return figure, list(axes[:, 0])
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomic(path, picture.getvalue())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
 
 
 class Encoder(Protocol):
@@ -70,12 +71,11 @@ class EncoderRetriever:
     def queries(self, histories: Histories) -> Tensor:
         """`user_vectors` as a tensor on the device."""
         encoder = cast(Encoder, self.encoder)
-        # no longer than the longest row needs: short histories are the rule
         length = min(encoder.context_length, int(histories.lengths.max(initial=0)) + 1)
         inputs = torch.from_numpy(sequences(histories, length, self.n_items)).to(self.device)
         users = torch.from_numpy(histories.users).to(self.device)
         last = torch.from_numpy(np.minimum(histories.lengths, length - 1)).to(self.device)
-        states = encoder(inputs, users)  # (R, T, C) or (R, T, H, C)
+        states = by_length(encoder, inputs, users, last + 1)  # (R, T, C) or (R, T, H, C)
         return states[torch.arange(len(last), device=self.device), last].float()
 
     @torch.no_grad()

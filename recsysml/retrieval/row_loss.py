@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recsysml.data.sequence_batches import IGNORE
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, hardest, sampled_softmax, weighted_mean
-from recsysml.losses.softmax import cross_entropy, token_losses
+from recsysml.losses.softmax import linear_cross_entropy, token_losses
 from recsysml.models.heads import Head
 from recsysml.nn.age_bias import AgeBias
 from recsysml.schemas.trainers import RetrievalTrainerConfig
@@ -73,15 +73,13 @@ class RowLoss:
             return self.head.loss(queries, items, wanted, weights)
         assert items is not None
         if settings.loss == "full":
+            if self.pool is None and (self.bias is None or times is None):
+                return linear_cross_entropy(queries, items, wanted, weights)
             logits = self._scores(queries, items)  # (N, I)
             if self.bias is not None and times is not None:
                 every = torch.arange(len(items), device=logits.device)
                 logits = logits + self.bias(times[row, place][:, None], every)
-            return (
-                cross_entropy(logits, wanted)
-                if weights is None
-                else weighted_mean(token_losses(logits, wanted), weights)
-            )
+            return weighted_mean(token_losses(logits, wanted), weights)
         candidates = draw(
             len(items),
             uniform=settings.uniform_negatives,

@@ -25,6 +25,7 @@ from recsysml.losses.hierarchical_softmax import huffman_tree
 from recsysml.models import heads
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.models.trimming import by_length
 from recsysml.nn.age_bias import AgeBias
 from recsysml.nn.graph_attention import Graph
 from recsysml.retrieval import index
@@ -114,11 +115,17 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         pool=getattr(model, "pool", None),
     )
 
+    # one pass for all rows where passes are dear (accelerators), have a fixed shape (compiled) or must be as many in
+    # every process
+    trims = machine.device.type == "cpu" and not settings.compile and world.size == 1
+
     def loss(
         forward: nn.Module, inputs: Tensor, targets: Tensor, users: Tensor, times: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        lengths = (targets != IGNORE).sum(dim=1).clamp(min=1)  # (B,)
+        states = by_length(forward, inputs, users, lengths) if trims else forward(inputs, users)  # (B, T, C)
         items = model.item_matrix() if row_loss.reads_items else None
-        value = row_loss(forward(inputs, users), items, targets, users, times)
+        value = row_loss(states, items, targets, users, times)
         return value, {"train/loss": value}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}

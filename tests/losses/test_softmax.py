@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recsysml.losses.softmax import chunked_cross_entropy, cross_entropy, token_losses
+from recsysml.losses.softmax import chunked_cross_entropy, cross_entropy, linear_cross_entropy, token_losses
 
 
 def by_loop(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
@@ -70,3 +70,44 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
         torch.autograd.grad(parts, [hidden, weight]), torch.autograd.grad(whole, [hidden, weight]), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("held", [1, 1000, 1 << 20])  # logits: 16 rows at a time, 25, and all
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_linear_cross_entropy_and_its_gradients_are_torchs(
+    seed: int, weighted: bool, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsysml.losses.softmax.CACHED_LOGITS", held)
+    torch.manual_seed(seed)
+    hidden, weight = (3 * torch.randn(n, 8, dtype=torch.float64) for n in (70, 40))
+    targets = torch.randint(40, (70,))
+    row_weights = torch.rand(70) if weighted else None
+    exact = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    losses = F.cross_entropy(exact[0] @ exact[1].T, targets, reduction="none")
+    shares = torch.ones(70) if row_weights is None else row_weights
+    expected = (losses * shares).sum() / shares.sum()
+    ours = [hidden.float().requires_grad_(), weight.float().requires_grad_()]
+    loss = linear_cross_entropy(*ours, targets, row_weights)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    for found, wanted in zip(
+        torch.autograd.grad(2 * loss, ours), torch.autograd.grad(2 * expected, exact), strict=True
+    ):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        assert linear_cross_entropy(*ours, targets, row_weights).item() == loss.item()
+
+
+def test_linear_cross_entropy_takes_states_in_half_precision() -> None:
+    torch.manual_seed(0)
+    weight, targets = torch.randn(40, 8, requires_grad=True), torch.randint(40, (70,))
+    hidden = torch.randn(70, 8)
+    exact = F.cross_entropy(hidden @ weight.T, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden.bfloat16().requires_grad_(), weight, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=2e-2)
+    (found,) = torch.autograd.grad(loss, weight)
+    (wanted,) = torch.autograd.grad(exact, weight)
+    assert found.dtype == torch.float32
+    assert (found - wanted).norm() < 0.03 * wanted.norm()
