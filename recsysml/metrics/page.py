@@ -16,6 +16,27 @@ def slate_regret(rewards: np.ndarray, slates: np.ndarray, discounts: np.ndarray)
     return np.asarray(np.where(best > 0, 1 - shown / np.where(best > 0, best, 1), 0.0))
 
 
+def slate_ndcg(relevance: np.ndarray, scores: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """(R,) NDCG of slates ordered by scores, gains as they are, equal scores sharing the mean of their places.
+
+    relevance >= 0, scores and real (whether there is an item) (R, M). The same as scikit-learn's `ndcg_score`, but NaN
+    where nothing is relevant.
+    """
+    n_rows, width = relevance.shape
+    discounts = 1 / np.log2(np.arange(2, width + 2))
+    gains = np.where(real, relevance, 0.0)
+    scores = np.where(real, scores, -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ordered = np.take_along_axis(scores, order, axis=1)
+    begins = np.ones((n_rows, width), bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    tie = np.cumsum(begins.ravel()) - 1  # runs of equal scores, within a row
+    mean = np.bincount(tie, weights=np.take_along_axis(gains, order, axis=1).ravel()) / np.bincount(tie)
+    reached = (mean[tie].reshape(n_rows, width) * discounts).sum(axis=1)
+    best = (-np.sort(-gains, axis=1) * discounts).sum(axis=1)
+    return np.where(best > 0, reached / np.where(best > 0, best, 1), np.nan)
+
+
 def shares(slates: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """(R, G) mean share of each category over the slates' items; categories (R, M, G), each item's sum to 1."""
     return np.asarray(np.take_along_axis(categories, slates[..., None], axis=1).mean(axis=1))

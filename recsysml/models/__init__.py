@@ -13,4 +13,5 @@ KINDS = {
     "two_tower": "recsysml.models.two_tower:TwoTower",
     "multi_head": "recsysml.models.multi_head:MultiHead",
     "mtml": "recsysml.models.mtml:MTML",
+    "value_model": "recsysml.models.value_model:ValueModel",
 }

@@ -18,6 +18,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
+        "value_model": "recsysml.schemas.rankers:ValueModelConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -35,12 +36,14 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "fit": "recsysml.schemas.trainers:FitTrainerConfig",
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
+        "value": "recsysml.schemas.trainers:ValueTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
+        "value": "recsysml.schemas.evals:ValueEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },

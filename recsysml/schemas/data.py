@@ -184,6 +184,8 @@ class WorldConfig(_InteractionFields):
     families: ClassVar[tuple[str, ...]] = ("interactions", "impressions")
 
     has_friends: ClassVar[bool] = True
+    # labels that nobody wants more of
+    unwanted: ClassVar[tuple[str, ...]] = ("skip", "leave")
 
     kind: str = "world"
     name: str = "world"

@@ -92,6 +92,25 @@ class RankingEvalConfig:
 
 
 @dataclass
+class ValueEvalConfig:
+    """The order of a value model: what each task gets of it, and whether its share is the one asked for."""
+
+    family: ClassVar[str] = "impressions"
+    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1",)
+
+    kind: str = "value"
+    # val or test
+    split: str = "test"
+    # impressions scored at once
+    batch_size: int = 4096
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        at_least("eval.batch_size", self.batch_size, 1)
+
+
+@dataclass
 class LMHarnessEvalConfig:
     """Tasks of lm_eval, from local files or its own catalogue, on any language model."""
 
