@@ -22,8 +22,8 @@ def run_of(folder, command):
 
 
 def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
-    asked = "model.importance={click: 0.3, long_view: 0.5, like: 0.2}"
-    assert main(["train", "model=value_model", asked, *WORLD]) == 0
+    asked = ["+model.importance.click=3", "+model.importance.long_view=5", "+model.importance.like=2"]
+    assert main(["train", "model=value_model", *asked, *WORLD]) == 0
     path, results = run_of(own_outputs, "train")
     metrics = results["metrics"]
     assert metrics["val/importance_l1"]["value"] < 0.01 < metrics["val/importance_l1"]["baseline"]
