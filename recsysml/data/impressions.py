@@ -26,7 +26,7 @@ def check(config: ImpressionsConfig) -> None:
     if not config.path:
         raise ConfigError(f"data.path is empty: give a file of impressions, one of {', '.join(tables.SUFFIXES)}")
     if not config.labels:
-        raise ConfigError("data.labels is empty: name the columns to predict, such as data.labels={click: binary}")
+        raise ConfigError("data.labels is empty: name the columns to predict, such as +data.labels.click=binary")
     if not (config.dense or config.sparse or config.bags or config.sequences or config.vectors):
         raise ConfigError("data has no features: name columns in data.dense, data.sparse, data.bags, ...")
     for path in _files(config):

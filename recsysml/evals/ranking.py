@@ -60,19 +60,23 @@ def labels_of(table: ImpressionTable, rows: tuple[int, int], task: str) -> np.nd
 
 
 def means(judged: Judged) -> dict[str, float]:
-    """Means of AUC and NE over the binary tasks that have them; where none has, the worst there is."""
+    """Means of AUC and NE over the binary tasks that have them; empty where there are none."""
     found = {}
-    for name, nothing in (("auc", 0.0), ("ne", math.inf)):
+    for name in ("auc", "ne"):
         values = [own[name][0] for own in judged.values() if name in own and math.isfinite(own[name][0])]
-        found[name] = float(np.mean(values)) if values else nothing
-    if not any("ne" in own for own in judged.values()):  # real labels alone: what is left to choose by
-        found["ne"] = float(np.mean([own["rmse"][0] for own in judged.values()]))
+        if values:
+            found[name] = float(np.mean(values))
     return found
 
 
-def values(split: str, judged: Judged) -> dict[str, float]:
-    """By full name, for metrics.jsonl."""
+def values(split: str, judged: Judged, table: ImpressionTable) -> dict[str, float]:
+    """By full name, for metrics.jsonl; with the mean over tasks of log losses, or half squares in standard units."""
     named = {f"{split}/{task}/{name}": value[0] for task, own in judged.items() for name, value in own.items()}
+    losses = [
+        own["logloss"][0] if "logloss" in own else 0.5 * (own["rmse"][0] / table.encoder.scales[task][1]) ** 2
+        for task, own in judged.items()
+    ]
+    named[f"{split}/loss"] = float(np.mean(losses))
     return named | {f"{split}/{name}": value for name, value in means(judged).items()}
 
 

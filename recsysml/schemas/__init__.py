@@ -12,6 +12,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "recent_popularity": "recsysml.schemas.retrievers:RecentPopularityConfig",
         "seq_knn": "recsysml.schemas.retrievers:SeqKnnConfig",
         "ease": "recsysml.schemas.retrievers:EaseConfig",
+        "bpr": "recsysml.schemas.retrievers:BprConfig",
+        "als": "recsysml.schemas.retrievers:AlsConfig",
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",

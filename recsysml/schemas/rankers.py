@@ -93,7 +93,7 @@ class MTMLConfig:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
         types = data.task_types()
         if not types:
-            raise ConfigError("data.labels is empty: name the columns to predict, such as data.labels={click: binary}.")
+            return  # the data's own check says so, once the whole config is known
         chosen = self.tasks or list(types)
         known = {"model.tasks": (self.tasks, types)}
         known["model.task_weights"] = (list(self.task_weights), chosen)  # type: ignore[assignment]

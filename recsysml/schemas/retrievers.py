@@ -81,6 +81,51 @@ class EaseConfig(_CountedFields):
 
 
 @dataclass
+class BprConfig(_CountedFields):
+    """Factors that rank what a user turned to above what they did not, by `implicit` (Rendle et al. 2009)."""
+
+    kind: str = "bpr"
+    name: str = "bpr"
+    factors: int = 64
+    # passes over the training events
+    iterations: int = 100
+    lr: float = 0.01
+    # weight of the penalty on the squared factors
+    l2: float = 0.01
+    # of the first factors and the draws; in the YAML it is the run's
+    seed: int = 1
+
+    def validate(self) -> None:
+        at_least("model.factors", self.factors, 1)
+        at_least("model.iterations", self.iterations, 1)
+        above("model.lr", self.lr, 0)
+        at_least("model.l2", self.l2, 0)
+
+
+@dataclass
+class AlsConfig(_CountedFields):
+    """Factors by weighted least squares in turn, by `implicit` (Hu, Koren & Volinsky 2008)."""
+
+    kind: str = "als"
+    name: str = "als"
+    factors: int = 64
+    # times that users and then items are solved for
+    iterations: int = 15
+    # an event weighs so many times what an unmet pair does
+    alpha: float = 10.0
+    # weight of the penalty on the squared factors
+    l2: float = 1.0
+    # of the first factors; in the YAML it is the run's
+    seed: int = 1
+
+    def validate(self) -> None:
+        at_least("model.factors", self.factors, 1)
+        at_least("model.iterations", self.iterations, 1)
+        above("model.alpha", self.alpha, 0)
+        above("model.l2", self.l2, 0)
+
+
+@dataclass
 class SASRecConfig:
     """A causal transformer over a user's items, with the blocks that GPT is made of (Kang & McAuley 2018)."""
 

@@ -181,7 +181,8 @@ class RankingTrainerConfig(_LoopFields):
     weight_decay: float = 0.0
     beta2: float = 0.999
     compile: bool = False
-    # which validation says what is best: ne (normalised entropy) or auc, each the mean over the tasks
+    # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
+    # there are none it is the loss
     best_by: str = "ne"
 
     def validate(self) -> None:

@@ -199,7 +199,7 @@ def test_what_cannot_be_is_said():
         made(position="examination")
     for changes, words in (
         ({"history": "dim"}, "Did you mean: din"),
-        ({"history": "hstu", "n_heads": 3}, r"no multiple of model\.n_heads=3"),
+        ({"history": "hstu", "n_heads": 3}, r"not a multiple of model\.n_heads=3"),
         ({"expert_widths": []}, "expert_widths is empty"),
         ({"task_weights": {"click": 1.0}}, "use fixed"),
         ({"factorised": {"a": "b", "b": "c"}}, "b stands on both sides"),
