@@ -35,7 +35,7 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
     assert section["parts"][1]["bars"][0]["baseline"] == pytest.approx(0.3)
     capsys.readouterr()
 
-    assert main(["eval", f"checkpoint={path}", "model=value_model", *WORLD]) == 0
+    assert main(["eval", f"checkpoint={path}", *WORLD]) == 0
     _, again = run_of(own_outputs, "eval")
     for name in ("test/importance_l1", "test/like/ndcg"):
         assert again["metrics"][name]["value"] == pytest.approx(metrics[name]["value"])
