@@ -20,7 +20,7 @@ def test_it_is_in_the_record_the_plots_and_the_report(tmp_path):
     ece = found["test/click/ece"]
     assert ece["value"] < 0.03 < 0.05 < ece["baseline"]
     assert abs(ece["z"]) < 3 and ece["perfect"] > 0
-    assert found["test/click/mce"]["p_value"] > 0.01 and found["test/click/mce"]["segments"] == 4
+    assert found["test/click/mce"]["p_value"] > 0.001 and found["test/click/mce"]["segments"] == 4
     assert found["test/click/mce"]["value"] < found["test/click/mce"]["baseline"] / 5
     assert (run.path / "plots" / "reliability_test_click.png").is_file()
     section = sections.read(run.path / "sections" / "calibration_test_click.json")
