@@ -44,7 +44,8 @@ def judge(
     target: np.ndarray | None,
 ) -> Judged:
     """labels: task -> (n,) of the rows that the slates were made of. target (T,): the shares asked for, if any."""
-    value = model.values(slates.probabilities)
+    value = np.zeros(slates.real.shape)
+    value[slates.real] = model.values(slates.probabilities[slates.real])  # a place without an item has no value
     equal = slates.probabilities.sum(axis=2)
     found = {task: slate_ndcg(slates.of(column), value, slates.real) for task, column in labels.items()}
     simple = {task: slate_ndcg(slates.of(column), equal, slates.real) for task, column in labels.items()}

@@ -17,8 +17,7 @@ def gumbel_slates(scores: Tensor, length: int, temperature: float, generator: to
         raise ValueError(f"temperature={temperature}: it must be at least 0")
     if not temperature:
         return scores.topk(length, dim=1).indices
-    uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
-    noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)).clamp(min=1e-300))
+    noise = -torch.empty(scores.shape, dtype=torch.float64).exponential_(generator=generator).log()
     return (scores / temperature + noise.to(scores.device)).topk(length, dim=1).indices
 
 

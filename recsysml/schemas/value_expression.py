@@ -33,8 +33,11 @@ class ParsedExpression:
         try:
             self.tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            place = f" at character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-            raise ConfigError(f"{key}={text!r} is no expression{place}: write one such as p_like / p_leave.") from None
+            offset = error.offset if isinstance(error, SyntaxError) else None
+            place = f"at character {offset}" if offset else "at its end"
+            raise ConfigError(
+                f"{key}={text!r} is no expression, {place}: write one such as p_like / p_leave."
+            ) from None
         try:
             self._check(self.tree)
         except RecursionError:
@@ -50,7 +53,7 @@ class ParsedExpression:
             self._check(node.right)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             self._check(node.operand)
-        elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < 1e30:  # type: ignore[arg-type,operator]
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < 1e30:  # type: ignore[arg-type]
             return
         elif isinstance(node, ast.Name):
             if node.id not in self.names:

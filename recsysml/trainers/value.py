@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from typing import Any
@@ -71,7 +72,8 @@ def train(config: RunConfig, run: Any) -> None:
         tensors["target"] = torch.from_numpy(target)
     described = {
         "name": settings.name, "kind": settings.kind, "tasks": tasks, "measure": how.measure,
-        "expression": expression, "init_from": settings.init_from,
+        "expression": expression,
+        "config": dataclasses.asdict(settings), "init_from": settings.init_from,
     }  # fmt: skip
     metadata = {"model": described, "data": {"name": table.name, "fingerprint": table.fingerprint}}
     checkpoint.save(run.path / "checkpoints", 0, tensors, {}, metadata, keep=1, is_best=True)

@@ -35,8 +35,8 @@ def test_exploration_shows_more_and_costs_regret() -> None:
         assert all(len(set(slate)) == 5 for slate in slates.tolist())
         regrets.append(slate_regret(rewards, slates, discounts).mean())
         covered.append(coverage(slates, 30))
-    assert regrets[0] == pytest.approx(0, abs=1e-12) and regrets == sorted(regrets)
-    assert covered == sorted(covered) and covered[0] == pytest.approx(5 / 30)
+    assert regrets[0] == pytest.approx(0, abs=1e-12) and (np.diff(regrets) > 0.01).all()
+    assert covered[0] == pytest.approx(5 / 30) and (np.diff(covered) > 0.01).all()
     with pytest.raises(ValueError, match="at least 0"):
         gumbel_slates(scores, 5, -1.0, torch.Generator())
 

@@ -39,7 +39,8 @@ def test_it_is_pythons_arithmetic(text: str) -> None:
     ("text", "said"),
     [
         ("p_lik / p_leave", "Did you mean: p_like?"),
-        ("p_like / ", "is no expression at character"),
+        ("p_like / ", "is no expression, at its end"),
+        ("p_like p_skip", "is no expression, at character 8"),
         ("__import__('os').system('true')", "is no function here"),
         ("p_like.mean", "character 1: p_like.mean is not understood"),
         ("p_like if p_skip else 1", "is not understood"),

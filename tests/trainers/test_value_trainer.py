@@ -22,8 +22,8 @@ def run_of(folder, command):
 
 
 def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
-    asked = "model.importance={click: 0.3, long_view: 0.5, like: 0.2}"
-    assert main(["train", "model=value_model", asked, *WORLD]) == 0
+    asked = ["+model.importance.click=3", "+model.importance.long_view=5", "+model.importance.like=2"]
+    assert main(["train", "model=value_model", *asked, *WORLD]) == 0
     path, results = run_of(own_outputs, "train")
     metrics = results["metrics"]
     assert metrics["val/importance_l1"]["value"] < 0.01 < metrics["val/importance_l1"]["baseline"]
@@ -35,7 +35,7 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
     assert section["parts"][1]["bars"][0]["baseline"] == pytest.approx(0.3)
     capsys.readouterr()
 
-    assert main(["eval", f"checkpoint={path}", "model=value_model", *WORLD]) == 0
+    assert main(["eval", f"checkpoint={path}", *WORLD]) == 0
     _, again = run_of(own_outputs, "eval")
     for name in ("test/importance_l1", "test/like/ndcg"):
         assert again["metrics"][name]["value"] == pytest.approx(metrics[name]["value"])
