@@ -74,7 +74,11 @@ def train(
         raise ConfigError("--resume: a sweep goes on when the same command is given again.")
     if resume is not None:
         return launch.resume(resume, command)
-    return launch.sweep(command, rerun=rerun) if multirun else launch.train(command)
+    if multirun:
+        from recsysml import multirun as sweeps
+
+        return sweeps.sweep(command, rerun=rerun)
+    return launch.train(command)
 
 
 @app.command("eval", context_settings=LOOSE)

@@ -1,4 +1,4 @@
-"""From words on a command line to one typed RunConfig. This file and launch.py alone know Hydra.
+"""From words on a command line to one typed RunConfig. This file, launch.py and multirun.py alone know Hydra.
 
 Two steps. Hydra composes the YAML, which lists every field, so that a mistyped key fails there; then the dataclasses of
 the chosen kinds check types, values and pairs. Neither imports torch: a mistake costs half a second.
@@ -291,6 +291,9 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if config.trainer.kind not in model.trainers:
         fit = fitting("trainer", lambda kind, schema: kind in model.trainers)
         raise ConfigError(f"trainer={names['trainer']} does not fit {label}; trainers that fit {label}: {fit}.")
+    if getattr(model, "user_graph", "none") == "friends" and not config.data.has_friends:
+        fit = fitting("data", lambda kind, schema: getattr(schema, "has_friends", False))
+        raise ConfigError(f"data={names['data']} has no friends for model.user_graph=friends; data that have: {fit}.")
     if config.eval.family != family:
         fit = fitting("eval", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")

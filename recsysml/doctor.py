@@ -62,6 +62,7 @@ def collect() -> list[Check]:
             "hydra_plugins.hydra_joblib_launcher", "parallel sweeps", "pip install hydra-joblib-launcher"
         ),
         lambda: _optional("transformers", "Hugging Face models", "pip install transformers"),
+        lambda: _optional("implicit", "models bpr and als", "pip install 'recsysml[implicit]'"),
     ]
     found = []
     for check in checks:

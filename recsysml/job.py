@@ -14,6 +14,7 @@ from recsysml.engine.signals import termination_interrupts
 from recsysml.environment import usable_cores
 from recsysml.errors import DataError, Interrupted
 from recsysml.files import make_cache_dir
+from recsysml.models import extras
 from recsysml.results import Run
 from recsysml.runlog import logger
 from recsysml.schemas.run import RunConfig
@@ -31,6 +32,8 @@ def check(config: RunConfig) -> None:
     Raises ConfigError or DataError with the one line that mends it.
     """
     make_cache_dir()
+    for kind in (config.model.kind, *getattr(config.eval, "baselines", ())):
+        extras.check(kind)
     if not config.tasks or "heldout" in config.tasks:  # other tasks bring their own text
         importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
     if not config.tasks and getattr(config.trainer, "eval_tasks", []):

@@ -15,7 +15,8 @@ from recsysml import catalogue, job
 from recsysml import config as configs
 from recsysml.errors import ConfigError
 from recsysml.files import conf_dir
-from recsysml.launch import Command, begin, do, expand, outputs, start
+from recsysml.launch import Command, begin, do, outputs, start
+from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
 from recsysml.schemas.run import RunConfig
 

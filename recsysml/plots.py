@@ -41,18 +41,41 @@ def loss_plot(run_dir: Path) -> Path:
     """Draws metrics.jsonl of a run into plots/loss.png and returns its path.
 
     Above: training loss, raw and smoothed, and validation loss (nats a target), with bits per byte on the right if
-    it was logged. Below: learning rate and throughput, whichever were logged.
+    it was logged; where there is no validation loss, the first metric of validation on the right. Below: learning rate
+    and throughput, whichever were logged.
     """
     rows = read_rows(run_dir / "metrics.jsonl")
-    below = [name for name in ("lr", "tokens_per_second") if _series(rows, name)[0].size]
-    with _style():
-        figure, axes = _figure(8, 5.2 if below else 4, ratios=(3.2, 1) if below else (1,))
+    speeds = [name for row in rows for name in row if name.endswith("_per_second")]
+    below = [name for name in ("lr", *speeds[:1]) if _series(rows, name)[0].size]
+    with style():
+        figure, axes = new_figure(8, 5.2 if below else 4, ratios=(3.2, 1) if below else (1,))
         _draw_losses(axes[0], rows)
         axes[0].set_title(run_dir.name, loc="left", fontsize=10, color=_GREY)
         if below:
             _draw_below(axes[1], rows, below)
         axes[-1].set_xlabel("step")
-        return _save(figure, run_dir / "plots" / "loss.png")
+        return save_figure(figure, run_dir / "plots" / "loss.png")
+
+
+def vector_plot(run_dir: Path, split: str, spectra: Mapping[str, np.ndarray], norms: Mapping[int, float]) -> Path:
+    """Draws plots/vectors_<split>.png and returns its path: singular values, and the length of item vectors.
+
+    spectra: name -> singular values as shares of their sum, falling. norms: popularity decile -> mean length.
+    """
+    with style():
+        figure, (above, below) = new_figure(7, 5.6, ratios=(1.6, 1), sharex=False)
+        for colour, (name, shares) in zip((_BLUE, _ORANGE), spectra.items(), strict=False):
+            shown = shares[shares > 0]
+            above.plot(np.arange(1, len(shown) + 1), shown, color=colour, lw=1.6, label=name)
+        above.set_yscale("log")
+        above.set_xlabel("rank")
+        above.set_ylabel("singular value (share)")
+        above.set_title(f"{run_dir.name}: vectors, {split}", loc="left", fontsize=10, color=_GREY)
+        above.legend()
+        below.bar([str(decile) for decile in norms], list(norms.values()), color=_GREEN, width=0.7)
+        below.set_xlabel("popularity decile of the items (10: the most popular)")
+        below.set_ylabel("mean length")
+        return save_figure(figure, run_dir / "plots" / f"vectors_{split}.png")
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -77,11 +100,26 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             color=_ORANGE,
         )
         _draw_bits_per_byte(axes, losses, rows)
+    else:
+        _draw_validation(axes, rows)
     axes.set_ylabel("loss (nats)")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right")
     else:
         axes.text(0.5, 0.5, "no loss was logged", transform=axes.transAxes, ha="center", color=_GREY)
+
+
+def _draw_validation(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The first metric of validation, on a scale of its own."""
+    name = next((name for row in rows for name in row if name.startswith("val/")), None)
+    if name is None:
+        return
+    steps, values = _series(rows, name)
+    right = axes.twinx()
+    right.plot(steps, values, color=_ORANGE, lw=1.4, marker="o", ms=4)
+    right.set_ylabel(name, color=_ORANGE)
+    right.spines["right"].set_visible(True)
+    right.grid(False)
 
 
 def _draw_bits_per_byte(axes: Axes, losses: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -97,7 +135,7 @@ def _draw_bits_per_byte(axes: Axes, losses: np.ndarray, rows: Sequence[Mapping[s
 
 
 def _draw_below(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    labels = {"lr": "learning rate", "tokens_per_second": "tokens/s"}
+    labels = {name: name.replace("_per_second", "/s") for name in names} | {"lr": "learning rate"}
     sides = [axes, axes.twinx()] if len(names) == 2 else [axes]
     for side, name, colour in zip(sides, names, (_GREY, _GREEN), strict=False):
         steps, values = _series(rows, name)
@@ -126,13 +164,13 @@ def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], pat
             points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
     keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
     x_key = _x_axis(keys, [setting for setting, _ in points])
-    with _style():
-        figure, (axes,) = _figure(7, 4.2, ratios=(1,))
+    with style():
+        figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
         _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, _SEED)])
         axes.set_xlabel(x_key or "")
         axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
         axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | None:
@@ -156,7 +194,7 @@ def _draw_sweep(
     places = np.array([number if numeric else order.index(text) for number, text in zip(numbers, texts, strict=True)])
     values = np.array([value for _, value in points])
     names = [" ".join(f"{key}={setting.get(key, 'default')}" for key in line_keys) for setting, _ in points]
-    colours = _palette(len(set(names)))
+    colours = palette(len(set(names)))
     for colour, name in zip(colours, dict.fromkeys(names), strict=True):
         chosen = np.array([own == name for own in names])
         xs = np.unique(places[chosen])
@@ -177,31 +215,33 @@ def _draw_sweep(
         axes.legend(fontsize=9)
 
 
-def _palette(n: int) -> list[Any]:
+def palette(n: int) -> list[Any]:
     from matplotlib import colormaps
 
     fixed = [_BLUE, _ORANGE, _GREEN, "#8b5fbf", "#b08900", "#c2477f"]
     return fixed[:n] if n <= len(fixed) else list(colormaps["viridis"](np.linspace(0, 0.92, n)))
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE)
 
 
-def _figure(width: float, height: float, *, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    width: float, height: float, *, ratios: Sequence[float], sharex: bool = True
+) -> tuple[Figure, list[Axes]]:
     """Figure and axes without pyplot, which would keep every figure alive and pick a backend with windows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=list(ratios))
+    axes = figure.subplots(len(ratios), 1, sharex=sharex, squeeze=False, height_ratios=list(ratios))
     return figure, list(axes[:, 0])
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomic(path, picture.getvalue())

@@ -34,12 +34,12 @@ def _data(checkpoint: Path) -> tuple[Interactions, bool]:
 def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> list[str]:
     """`rank  score  item  title`, one line a recommendation; the title where the data has one.
 
-    Exactly one of `user` and `history` (items with commas between, oldest first) is given. Raises ConfigError for an
-    unknown user or item.
+    Exactly one of `user` and `history` (items with commas between, oldest first) is given; an empty history is a user
+    of whom nothing is known. Raises ConfigError for an unknown user, or a history of unknown items alone.
     """
-    items = [name.strip() for name in (history or "").split(",") if name.strip()]
-    if (user is None) == (not items):
+    if (user is None) == (history is None):
         raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
+    items = [name.strip() for name in (history or "").split(",") if name.strip()]
     opened = open_retriever(checkpoint)
     data: Interactions | None
     data, mask_seen = None, True

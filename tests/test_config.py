@@ -177,6 +177,13 @@ def test_pairs_that_cannot_work_list_what_fits(own: Path) -> None:
     assert "films" not in fitting
 
 
+def test_friends_are_asked_of_data_that_has_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.compose(["model=two_tower", "model.user_graph=friends", "data=ml-100k"])
+    assert str(caught.value) == "data=ml-100k has no friends for model.user_graph=friends; data that have: world."
+    assert config.compose(["model=two_tower", "model.user_graph=friends"]).model.user_graph == "friends"
+
+
 def test_an_experiment_without_its_package_line_is_refused(own: Path) -> None:
     """Hydra would read it into a node that nothing looks at."""
     with pytest.raises(ConfigError, match="@package _global_"):

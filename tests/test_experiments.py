@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsysml import catalogue, config, launch
+from recsysml import catalogue, config, launch, multirun
 from recsysml.diff import flatten
 from recsysml.models.gpt import GPT
 
@@ -28,7 +28,7 @@ def jobs(name: str) -> list[Any]:
     """The checked configs of an experiment's sweep."""
     command = launch.Command([f"experiment={name}"], argv=[])
     with config.hydra_at() as hydra:
-        _, all_overrides, _ = launch.expand(hydra, command)
+        _, all_overrides, _ = multirun.expand(hydra, command)
         return [config.compose_with(hydra, overrides, None) for overrides in all_overrides]
 
 

@@ -14,20 +14,32 @@ FLOORS = [
     {"losses"},
     {"metrics"},
     {"data", "models"},
-    {"results", "examples", "harness_files", "environment", "rows", "runlog", "tracking", "plots", "runs", "sections"},
+    {
+        "results",
+        "examples",
+        "harness_files",
+        "environment",
+        "rows",
+        "runlog",
+        "tracking",
+        "plots",
+        "plots_calibration",
+        "runs",
+        "sections",
+    },
     {"engine"},
     {"retrieval", "ranking"},
     {"evals"},
     {"trainers"},
     {"job", "serving", "diff", "report", "doctor", "catalogue"},
-    {"sweep", "hints", "config", "datasets", "reuse", "launch", "judging", "recommending"},
+    {"sweep", "hints", "config", "datasets", "reuse", "launch", "multirun", "judging", "recommending"},
     {"cli"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 KEEP_APART = [("data", "models")]  # same floor, and never each other
 ALONE = {"trainers", "evals"}  # files of these rooms do not import one another
-DOORS = {"wandb": {"tracking"}, "hydra": {"config", "launch"}, "lm_eval": {"evals/lm_harness"}}
+DOORS = {"wandb": {"tracking"}, "hydra": {"config", "launch", "multirun"}, "lm_eval": {"evals/lm_harness"}}
 
 
 def imports(path: Path) -> list[str]:

@@ -38,6 +38,22 @@ def test_loss_plot_shows_both_losses(tmp_path):
     assert colour_share(without, plots._ORANGE) == 0
 
 
+def test_a_run_without_validation_loss_shows_its_first_metric_instead(tmp_path):
+    rows = [{"step": s, "train/loss": 4.0, "events_per_second": 1e4 + s, "lr": 1e-3} for s in range(50)]
+    rows += [{"step": s, "val/recall@20": s / 100} for s in (0, 25, 49)]
+    path = plots.loss_plot(log(tmp_path / "run", rows))
+    assert colour_share(path, plots._ORANGE) > 0.0005
+    assert colour_share(path, plots._GREEN) > 0.0005  # the events a second
+
+
+def test_vectors_are_drawn_also_where_they_have_collapsed(tmp_path):
+    shares = {"users": np.array([0.6, 0.4, 0.0]), "items": np.array([1.0, 0.0, 0.0])}
+    path = plots.vector_plot(tmp_path, "test", shares, {1: 0.5, 10: 2.0})
+    assert path == tmp_path / "plots" / "vectors_test.png"
+    assert colour_share(path, plots._BLUE) > 0.0005
+    assert colour_share(path, plots._GREEN) > 0.01
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -166,8 +166,8 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
 
     Raises DataError for a label outside 0 and 1, a number that is none, and a task that has one answer only.
     """
-    _check_rows(raw)
     fitting = encoder is None
+    _check_rows(raw, fitting)
     learnt = slice(raw.bounds["train"][0], raw.bounds["train" if raw.fit_range == "train" else "val"][1])
     n = len(raw.requests)
     nothing = np.zeros(n, np.int64)
@@ -245,7 +245,7 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
     return replace(table, fingerprint=_fingerprint(raw, table))
 
 
-def _check_rows(raw: RawImpressions) -> None:
+def _check_rows(raw: RawImpressions, fitting: bool) -> None:
     for name, values in raw.labels.items():
         if raw.task_types[name] == "binary":
             wrong = ~np.isin(values, (0.0, 1.0))
@@ -255,7 +255,7 @@ def _check_rows(raw: RawImpressions) -> None:
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(f"{raw.name} row {row + 1} in order of time: label {name} is {values[row]:g}, {what}")
-        if raw.task_types[name] == "binary":
+        if raw.task_types[name] == "binary" and fitting:
             start, stop = raw.bounds["train"]
             if len(np.unique(values[start:stop])) < 2:
                 raise DataError(

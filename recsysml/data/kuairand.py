@@ -45,6 +45,8 @@ _USER_IDS = (
     "fans_user_num_range", "friend_user_num_range", "register_days_range",
     *(f"onehot_feat{number}" for number in range(18)),
 )  # fmt: skip
+# responses that are remembered of earlier rows: as an event's kind, and as rates of the user and of the video
+_REMEMBERED = ("click", "long_view", "like", "profile_enter")
 # the log's hours are those of China
 _ZONE_HOURS = 8
 # how many rows a rate is held back to the mean of all by
@@ -85,7 +87,7 @@ def read(config: KuaiRandConfig) -> RawImpressions:
     events = np.flatnonzero(known)
     place, starts, stops = past(users, times, users[events], times[events])
     of = events[place]  # rows of the past, user by user
-    responses = {name: numbers[column] for name, column in LABELS.items() if name in ("click", "long_view", "like")}
+    responses = {name: numbers[LABELS[name]] for name in _REMEMBERED}
     response = sum(values.astype(np.int64) << bit for bit, values in enumerate(responses.values()))
     ids: dict[str, polars.Series] = {"user": rows["user_id"], "video": rows["video_id"]}
     ids |= {"hour": _texts(numbers["hourmin"] // 100), "weekday": _texts((times / 3600 + _ZONE_HOURS) // 24 % 7)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from recsysml.errors import DataError
@@ -44,7 +45,12 @@ class SequenceBatches:
         if not len(items):
             raise DataError("the training split has no events: choose another split or more data")
         self.offsets, self.items, self.users = offsets, items, users
-        self.times = None if times is None else times.astype(np.float32)
+        # every row behind a start token, and enough of those at the end for the last window: a window is one copy
+        tokens = np.concatenate([np.insert(items, offsets[:-1], n_items), np.full(length, n_items)]).astype(np.int64)
+        self.tokens = sliding_window_view(tokens, length + 1)  # (N + R, T + 1) without a copy
+        self.times = None
+        if times is not None:
+            self.times = sliding_window_view(np.pad(times.astype(np.float32), (0, length)), length)  # (N + 1, T)
         self.n_items, self.length = n_items, length
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.events = np.diff(offsets)  # (R,) of each row
@@ -75,14 +81,13 @@ class SequenceBatches:
             windows = order[positions[own]]
             rows[own] = self.window_rows[windows]
             begins[own] = self.window_numbers[windows] * self.length - shift[rows[own]]
-        starts, events = self.offsets[rows], self.events[rows]
-        ends = np.minimum(begins + self.length, events)
+        ends = np.minimum(begins + self.length, self.events[rows])
         begins = np.maximum(begins, 0)  # a row's first window is the shorter for the offset
-        places = begins[:, None] + np.arange(self.length)  # (b, T) the target's place in its row
-        real = places < ends[:, None]
-        at = np.minimum(starts[:, None] + places, len(self.items) - 1)
-        targets = np.where(real, self.items[at], IGNORE)
-        inputs = np.where(real & (places > 0), self.items[np.maximum(at - 1, 0)], self.n_items)
+        at = self.offsets[rows] + begins
+        real = np.arange(self.length) < (ends - begins)[:, None]  # (b, T)
+        window = self.tokens[at + rows]  # (b, T + 1): the start tokens of the rows before stand in between
+        inputs = np.where(real, window[:, :-1], self.n_items)
+        targets = np.where(real, window[:, 1:], IGNORE)
         found = [inputs, targets, self.users[rows]] + ([] if self.times is None else [self.times[at]])
         return tuple(torch.from_numpy(array) for array in found)
 

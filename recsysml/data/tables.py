@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,30 +46,40 @@ def verify(path: Path, expected: str | None) -> None:
         )
 
 
-def columns(path: Path) -> dict[str, str]:
-    """Column -> its name in the file: a RecBole header adds a type, as in `user_id:token`. Reads the header only."""
+def columns(path: Path, given: Sequence[str] = ()) -> dict[str, str]:
+    """Column -> its name in the file: a RecBole header adds a type, as in `user_id:token`. Reads the header only.
+
+    given: the names of a file without a header. Raises DataError where it has another number of columns.
+    """
     try:
-        header = _scan(path).collect_schema().names()
+        header = _scan(path, header=not given).collect_schema().names()
     except Exception as error:  # polars has many; the first line says which
         raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+    if given:
+        if len(given) != len(header):
+            raise DataError(f"{path} has {len(header)} columns, and data.columns names {len(given)}")
+        return dict(zip(given, header, strict=True))
     atomic = _suffix(path) in (".inter", ".item", ".user")
     return {name.partition(":")[0] if atomic else name: name for name in header}
 
 
-def need(path: Path, wanted: dict[str, str]) -> None:
+def need(path: Path, wanted: dict[str, str], given: Sequence[str] = ()) -> None:
     """Raises DataError where the file lacks a column; wanted: column -> the key that names it."""
-    names = columns(path)
+    names = columns(path, given)
     for column, key in wanted.items():
         if column not in names:
             raise DataError(f"{path} has no column {column!r} ({key}); it has {', '.join(names)}")
 
 
-def read(path: Path, wanted: Iterable[str]) -> polars.DataFrame:
-    """These columns, under these names, as they are: text, but for Parquet. Raises DataError for a damaged file."""
-    names = columns(path)
+def read(path: Path, wanted: Iterable[str], given: Sequence[str] = ()) -> polars.DataFrame:
+    """These columns, under these names, as they are: text, but for Parquet. Raises DataError for a damaged file.
+
+    given: the names of a file without a header.
+    """
+    names = columns(path, given)
     wanted = list(dict.fromkeys(wanted))
     try:
-        rows = _scan(path).select([names[column] for column in wanted]).collect()
+        rows = _scan(path, header=not given).select([names[column] for column in wanted]).collect()
     except Exception as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
     rows.columns = wanted
@@ -181,15 +191,15 @@ def _suffix(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix
 
 
-def _scan(path: Path) -> polars.LazyFrame:
+def _scan(path: Path, *, header: bool = True) -> polars.LazyFrame:
     """The file with text columns, so that an id or a time that looks odd is ours to name."""
     import polars as pl
 
     if path.suffix == ".parquet":
         return pl.scan_parquet(path)
     if _suffix(path) in _TABS:
-        return pl.scan_csv(path, separator="\t", quote_char=None, infer_schema=False)
-    return pl.scan_csv(path, infer_schema=False)
+        return pl.scan_csv(path, separator="\t", quote_char=None, has_header=header, infer_schema=False)
+    return pl.scan_csv(path, has_header=header, infer_schema=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ KINDS = {
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
+    "value": "recsysml.evals.value:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }

@@ -66,7 +66,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
     """`recsysml eval eval=contamination`: the training text of `checkpoint_dir`'s run against the questions of `tasks`
     and of `eval.questions`."""
     settings = config.eval
-    scores, baselines = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
+    scores, entries = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
     data: TokenData = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     metadata = read_json(checkpoint_dir / "checkpoint.json")
     files = {task: paths or [heldout.prepare(data)] for task, paths in _files(config).items()}
@@ -88,7 +88,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
     with progress("reading the training text", train.n_bytes) as advance:
         pieces = text_pieces(train, data.tokenizer, BREAK)
         found = overlap(tasks, pieces, (settings.ngram, settings.short_ngram), advance)
-    record(run, found, scores, baselines)
+    record(run, found, scores, entries)
 
 
 class Found:
@@ -131,8 +131,8 @@ def overlap(
     return found
 
 
-def record(run: Any, found: Mapping[str, Found], scores: Scores, baselines: Mapping[str, float | None]) -> None:
-    """Metrics, per-question marks, contamination.jsonl and the report's section."""
+def record(run: Any, found: Mapping[str, Found], scores: Scores, entries: Mapping[str, dict[str, Any]]) -> None:
+    """Metrics, per-question marks, contamination.jsonl and the report's section. entries: the scores' own metrics."""
     overview, compared, touched_rows = [], [], []
     for task, one in found.items():
         n_questions = len(one.ids)
@@ -144,7 +144,7 @@ def record(run: Any, found: Mapping[str, Found], scores: Scores, baselines: Mapp
         counted = [(int(one.touched[n].sum()), int(one.short[n].sum())) for n in one.sizes]
         overview.append([task, n_questions, *(value for pair in counted for value in pair)])
         for n in one.sizes:
-            compared += _compare(run, task, one, n, scores, baselines)
+            compared += _compare(run, task, one, n, scores, entries)
         for index, words in one.words.items():
             shares = {f"share@{n}": round(float(one.share[n][index]), 4) for n in one.sizes}
             touched_rows.append({"task": task, "id": one.ids[index], **shares, "words": words})
@@ -172,7 +172,7 @@ _COMPARED = (
 
 
 def _compare(
-    run: Any, task: str, one: Found, n: int, scores: Scores, baselines: Mapping[str, float | None]
+    run: Any, task: str, one: Found, n: int, scores: Scores, entries: Mapping[str, dict[str, Any]]
 ) -> list[list[Any]]:
     """Each of the task's scores on the clean and the touched questions, as metrics and as rows of `_COMPARED`."""
     rows = []
@@ -195,8 +195,8 @@ def _compare(
             means.append((mean, stderr, len(chosen)))
             if mean is not None:
                 name = f"contamination/{task}/{short}_{word}@{n}"
-                baseline = baselines.get(metric)
-                run.metric(name, mean, stderr=stderr, n=len(chosen), better="higher", baseline=baseline)
+                said = {key: entries[metric][key] for key in ("better", "baseline")}
+                run.metric(name, mean, stderr=stderr, n=len(chosen), **said)
         (clean, clean_error, n_clean), (touched, touched_error, n_touched) = means
         effect, p = None, None
         if clean is not None and touched is not None:
@@ -215,11 +215,11 @@ def _place(name: str, place: Mapping[str, int]) -> int:
     return int(number) if colon and number.isdecimal() and int(number) < len(place) else -1
 
 
-def _read_scores(path: Path) -> tuple[Scores, dict[str, float | None]]:
-    """Per-question scores of a run of `recsysml eval tasks=...`, and the baselines of its metrics."""
+def _read_scores(path: Path) -> tuple[Scores, dict[str, dict[str, Any]]]:
+    """Per-question scores of a run of `recsysml eval tasks=...`, and its metrics as results.json has them."""
     path = path.expanduser()
     file = path / "examples.parquet"
     if not file.is_file():
         raise ConfigError(f"eval.scores={path}: it has no examples.parquet; give a run of `recsysml eval tasks=...`")
     metrics = read_results(path / "results.json")["metrics"]
-    return read_examples(file), {name: entry.get("baseline") for name, entry in metrics.items()}
+    return {name: found for name, found in read_examples(file).items() if name in metrics}, metrics

@@ -312,9 +312,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     own = heldout_questions(config) if "heldout" in config.tasks else None
     where = {"task_folder": settings.task_folder, "trust": settings.trust}
     tasks = load(config.tasks, num_fewshot=config.num_fewshot, heldout_file=own, **where)
-    machine = device.prepare(
-        device.resolve_device(config.device), settings.precision, threads=config.threads, deterministic=True
-    )
+    chosen = device.resolve_device(config.device)
+    machine = device.prepare(chosen, settings.precision, threads=config.threads, deterministic=True, keep_memory=True)
     opened = opening.open_language_model(checkpoint_dir)
     opened.model.to(machine.device)
     batch_size = None if settings.batch_size == "auto" else int(settings.batch_size)

@@ -16,7 +16,8 @@ from recsysml.data.impression_data import ImpressionTable
 from recsysml.data.progress import progress
 from recsysml.engine import device
 from recsysml.metrics import ranking as metrics
-from recsysml.models.ranking_baselines import BASELINES, columns, one_hot
+from recsysml.models.ranking_baselines import BASELINES
+from recsysml.ranking.baseline_features import baseline_features
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
 
@@ -59,19 +60,23 @@ def labels_of(table: ImpressionTable, rows: tuple[int, int], task: str) -> np.nd
 
 
 def means(judged: Judged) -> dict[str, float]:
-    """Means of AUC and NE over the binary tasks that have them; where none has, the worst there is."""
+    """Means of AUC and NE over the binary tasks that have them; empty where there are none."""
     found = {}
-    for name, nothing in (("auc", 0.0), ("ne", math.inf)):
+    for name in ("auc", "ne"):
         values = [own[name][0] for own in judged.values() if name in own and math.isfinite(own[name][0])]
-        found[name] = float(np.mean(values)) if values else nothing
-    if not any("ne" in own for own in judged.values()):  # real labels alone: what is left to choose by
-        found["ne"] = float(np.mean([own["rmse"][0] for own in judged.values()]))
+        if values:
+            found[name] = float(np.mean(values))
     return found
 
 
-def values(split: str, judged: Judged) -> dict[str, float]:
-    """By full name, for metrics.jsonl."""
+def values(split: str, judged: Judged, table: ImpressionTable) -> dict[str, float]:
+    """By full name, for metrics.jsonl; with the mean over tasks of log losses, or half squares in standard units."""
     named = {f"{split}/{task}/{name}": value[0] for task, own in judged.items() for name, value in own.items()}
+    losses = [
+        own["logloss"][0] if "logloss" in own else 0.5 * (own["rmse"][0] / table.encoder.scales[task][1]) ** 2
+        for task, own in judged.items()
+    ]
+    named[f"{split}/loss"] = float(np.mean(losses))
     return named | {f"{split}/{name}": value for name, value in means(judged).items()}
 
 
@@ -83,7 +88,9 @@ def baselines(
     found: dict[str, dict[str, Judged]] = {split: {} for split in splits}
     with progress("fitting baselines", len(names) * len(tasks)) as advance:
         for name in names:
-            features = {span: _features(name, table, span) for span in {learnt, *(table.bounds[s] for s in splits)}}
+            features = {
+                span: baseline_features(name, table, span) for span in {learnt, *(table.bounds[s] for s in splits)}
+            }
             scores: dict[str, list[np.ndarray]] = {split: [] for split in splits}
             for task in tasks:
                 method = BASELINES[name]()
@@ -95,23 +102,6 @@ def baselines(
             for split in splits:
                 found[split][name] = judge(np.stack(scores[split], axis=1), table, table.bounds[split], tasks)
     return found
-
-
-def _features(name: str, table: ImpressionTable, rows: tuple[int, int]) -> Any:
-    """What a method reads: all that the model does, but of the past only how long it is."""
-    if name == "base_rate":
-        return None
-    span = np.arange(*rows)
-    past = (table.history.stops - table.history.starts)[span, None]
-    vectors = table.vectors[table.vector_rows[span]].reshape(len(span), -1)
-    numbers = np.concatenate([table.dense[span], vectors, np.log1p(past)], axis=1)
-    ids, sizes = table.sparse[span], list(table.shape.sparse.values())
-    if table.shape.positions:
-        ids, sizes = np.concatenate([ids, table.positions[span, None]], axis=1), [*sizes, table.shape.positions]
-    if name == "gradient_boosting":
-        return columns(numbers, ids, sizes)
-    bags = [bag.last(span, bag.longest)[..., 0] for bag in table.bags]
-    return one_hot(numbers, ids, sizes, bags, list(table.shape.bags.values()))
 
 
 def record(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recsysml import lazy
+from recsysml import lazy, plots, sections
 from recsysml.data import KINDS as DATA
 from recsysml.data.interaction_data import Interactions
 from recsysml.data.progress import progress
@@ -20,6 +20,7 @@ from recsysml.metrics import retrieval as metrics
 from recsysml.models import KINDS as MODELS
 from recsysml.models.histories import Histories
 from recsysml.models.retriever import Retriever, top_k
+from recsysml.retrieval.health import Health, health
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import Questions, questions, training
 from recsysml.schemas import SCHEMAS
@@ -28,6 +29,7 @@ logger = logging.getLogger("recsysml")
 
 HEALTH_ROWS = 2048  # vectors that health is taken of: its pairs are a matrix of that many squared
 IN_BATCH_BATCHES = 8
+_NOTE = "Bars are 95% intervals, the dashed line is popularity's value. A spectrum that falls early is a collapse."
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Judged:
     ranks: np.ndarray  # (N,) of the targets
     coverage: dict[str, float] = field(default_factory=dict)
     in_batch: np.ndarray | None = None  # (M,) 1 where the pair's own item won
-    health: dict[str, tuple[float, str]] = field(default_factory=dict)  # value, which way is better
+    health: Health | None = None
 
     def values(self, split: str) -> dict[str, float]:
         """The means by full name, for metrics.jsonl."""
@@ -110,21 +112,15 @@ def _in_batch(retriever: Retriever, asked: Questions) -> np.ndarray:
     return np.concatenate(hits)
 
 
-def _health(retriever: Any, asked: Questions) -> dict[str, tuple[float, str]]:
-    """Effective rank, alignment and uniformity, where the retriever has vectors."""
+def _health(retriever: Any, asked: Questions) -> Health | None:
+    """Of a sample of the vectors, where the retriever has any."""
     if not hasattr(retriever, "item_vectors"):
-        return {}
+        return None
     rows, targets = (found[:HEALTH_ROWS] for found in _pairs(asked))
     items = retriever.item_vectors()
     users = retriever.user_vectors(rows_of(asked.histories, rows))
     drawn = items[np.random.default_rng(0).permutation(len(items))[:HEALTH_ROWS]]
-    return {
-        "item_effective_rank": (metrics.effective_rank(drawn), "higher"),
-        "user_effective_rank": (metrics.effective_rank(users), "higher"),
-        "alignment": (float(metrics.alignment(users, items[targets]).mean()), "lower"),
-        "item_uniformity": (metrics.uniformity(drawn), "lower"),
-        "user_uniformity": (metrics.uniformity(users), "lower"),
-    }
+    return health(users, items[targets], drawn, items)
 
 
 def baselines(
@@ -170,9 +166,12 @@ def record(
         value, error = metrics.mean(judged.in_batch)
         others = {label: float(o.in_batch.mean()) for label, o in simple.items() if o.in_batch is not None}
         _metric(run, f"{split}/in_batch_hit_rate@1", value, error, len(judged.in_batch), others)
-    for name, (value, better) in judged.health.items():
-        run.metric(f"{split}/{name}", value, stderr=None, n=len(ids), better=better)
-    _record_groups(run, split, judged, simple, asked, data)
+    parts = _record_groups(run, split, judged, simple, asked, data)
+    if judged.health is not None:
+        for name, (value, better) in judged.health.values.items():
+            run.metric(f"{split}/{name}", value, stderr=None, n=len(ids), better=better)
+        parts += _show_vectors(run, split, judged.health, data)
+    run.section(f"retrieval_{split}", f"Retrieval: {split}", parts, _NOTE)
 
 
 def _metric(run: Any, name: str, value: float, error: float | None, n: int, others: dict[str, float]) -> None:
@@ -182,25 +181,56 @@ def _metric(run: Any, name: str, value: float, error: float | None, n: int, othe
 
 def _record_groups(
     run: Any, split: str, judged: Judged, simple: Mapping[str, Judged], asked: Questions, data: Interactions
-) -> None:
-    """The first recall and ndcg of the config by group: deciles judge targets, histories judge users."""
+) -> list[dict[str, Any]]:
+    """The first recall and ndcg of the config by group: deciles judge targets, histories judge users. What they give
+    is returned as parts of a section."""
     name = next(iter(judged.users))  # recall@k of the first k
     k = int(name.partition("@")[2])
-    counts = np.bincount(data.fitted.items, minlength=len(data.item_ids))
-    deciles = metrics.popularity_deciles(counts)[asked.targets]  # (N,)
-    hits = judged.ranks <= k
+    bars: dict[str, list[dict[str, Any]]] = {"decile": [], name: [], f"ndcg@{k}": []}
+
+    def put(bar: str, label: str, metric: str, values: np.ndarray, others: dict[str, float]) -> None:
+        value, error = metrics.mean(values)
+        spread = 1.96 * error if error is not None else None
+        low, high = (None, None) if spread is None else (value - spread, value + spread)
+        bars[bar].append(
+            {"label": label, "value": value, "low": low, "high": high, "baseline": others.get("popularity")}
+        )
+        _metric(run, f"{split}/{metric}", value, error, len(values), others)
+
+    deciles = _deciles(data)[asked.targets]  # (N,)
     for decile in np.unique(deciles):
         group = deciles == decile
-        value, error = metrics.mean(hits[group].astype(np.float64))
         others = {label: float((other.ranks[group] <= k).mean()) for label, other in simple.items()}
-        _metric(run, f"{split}/popularity_decile_{decile}/{name}", value, error, int(group.sum()), others)
+        hits = (judged.ranks[group] <= k).astype(np.float64)
+        put("decile", str(decile), f"popularity_decile_{decile}/{name}", hits, others)
     groups, names = metrics.history_groups(asked.histories.lengths)
     for number in np.unique(groups):
         group = groups == number
         for metric in (name, f"ndcg@{k}"):
-            value, error = metrics.mean(judged.users[metric][group])
             others = {label: float(other.users[metric][group].mean()) for label, other in simple.items()}
-            _metric(run, f"{split}/history_{names[number]}/{metric}", value, error, int(group.sum()), others)
+            put(metric, names[number], f"history_{names[number]}/{metric}", judged.users[metric][group], others)
+    return [
+        sections.bars("By popularity decile of what was turned to (10: the most popular)", name, bars["decile"]),
+        *(sections.bars("By events in the user's history", m, bars[m]) for m in (name, f"ndcg@{k}")),
+    ]
+
+
+def _show_vectors(run: Any, split: str, found: Health, data: Interactions) -> list[dict[str, Any]]:
+    """Draw the spectra and the norms, and return them as parts of a section."""
+    deciles = _deciles(data)
+    norms = {int(decile): float(found.item_norms[deciles == decile].mean()) for decile in np.unique(deciles)}
+    run.artifact("plots", str(plots.vector_plot(run.path, split, found.spectra, norms).relative_to(run.path)))
+    named = {who: (np.arange(1, len(shares) + 1), shares) for who, shares in found.spectra.items()}
+    rows = [{"label": str(decile), "value": value} for decile, value in norms.items()]
+    return [
+        sections.curves("Singular values of the vectors", "rank", "share of their sum", named, log_y=True),
+        sections.bars("Length of item vectors by popularity decile", "mean length", rows),
+    ]
+
+
+def _deciles(data: Interactions) -> np.ndarray:
+    """(I,) each item's popularity decile, by the events that are learnt from."""
+    return metrics.popularity_deciles(np.bincount(data.fitted.items, minlength=len(data.item_ids)))
 
 
 def sentence(split: str, judged: Judged, simple: Mapping[str, Judged]) -> str:

@@ -100,11 +100,15 @@ def effective_rank(vectors: np.ndarray) -> float:
 
     Between 1 (all on one line) and C.
     """
-    values = np.linalg.svd(np.asarray(vectors, np.float64), compute_uv=False)
-    if values.sum() == 0:
-        return 1.0
-    shares = values[values > 0] / values.sum()
+    shares = spectrum(vectors)
+    shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spectrum(vectors: np.ndarray) -> np.ndarray:
+    """(min(N, C),) singular values of (N, C) vectors as shares of their sum, falling; all 0 where that is 0."""
+    values = np.linalg.svd(np.asarray(vectors, np.float64), compute_uv=False)
+    return values / (values.sum() or 1.0)
 
 
 def alignment(users: np.ndarray, items: np.ndarray) -> np.ndarray:

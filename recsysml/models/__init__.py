@@ -7,7 +7,10 @@ KINDS = {
     "recent_popularity": "recsysml.models.recent_popularity:RecentPopularity",
     "seq_knn": "recsysml.models.seq_knn:SeqKnn",
     "ease": "recsysml.models.ease:Ease",
+    "bpr": "recsysml.models.bpr:Bpr",
+    "als": "recsysml.models.als:Als",
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
     "mtml": "recsysml.models.mtml:MTML",
+    "value_model": "recsysml.models.value_model:ValueModel",
 }

@@ -1,7 +1,8 @@
 """Two towers: what is known of a user at each moment as one vector, of an item as another, their product as the score.
 
 The user's side reads the items so far (a mean, attention pooling, or the causal transformer of GPT), who the user is
-(four representations to choose from) and the user's features; the item's side its id and its features.
+(four representations to choose from) and the user's features; the item's side its id and its features. Either side may
+also ask its neighbours in a graph: items those they are turned to together with, users their friends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from recsysml.nn.attention import CausalSelfAttention
 from recsysml.nn.block import Block
 from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture, TableEmbedding
+from recsysml.nn.graph_attention import Graph, GraphAttention, around
 from recsysml.nn.mlp import make_mlp
 from recsysml.nn.norm import make_norm
 from recsysml.nn.pooling import CausalAttentionPooling, causal_mean
@@ -27,6 +29,11 @@ class TwoTower(nn.Module):
 
     item_features: Tensor  # (n_items + 1, Fi), a row of zeros for the start token
     user_features: Tensor  # (n_users + 1, Fu), a row of zeros for a user never met
+    # of each graph, `item_graph` and `user_graph`: (N + 1,) and (E,), as in Graph; a user never met is the last node
+    item_graph_offsets: Tensor
+    item_graph_sources: Tensor
+    user_graph_offsets: Tensor
+    user_graph_sources: Tensor
 
     def __init__(
         self,
@@ -35,8 +42,13 @@ class TwoTower(nn.Module):
         n_users: int,
         item_features: Tensor | None = None,
         user_features: Tensor | None = None,
+        item_graph: Graph | None = None,
+        user_graph: Graph | None = None,
     ) -> None:
-        """item_features (n_items, Fi) and user_features (n_users, Fu): numbers, kept with the weights."""
+        """item_features (n_items, Fi) and user_features (n_users, Fu): numbers, kept with the weights, as are graphs.
+
+        Each graph is given where the config asks for it.
+        """
         super().__init__()
         config.validate()
         self.config = config
@@ -69,8 +81,26 @@ class TwoTower(nn.Module):
             CohortEmbedding(width + n_user, config.n_cohorts, width) if kind in ("cohort", "mixture") else None
         )
         self.mixture = GatedMixture() if kind == "mixture" else None
-        self.user_tower = _tower(
-            width + n_user + (0 if kind == "none" else width), config.d_hidden, width, config.dropout
+        has_friends = config.user_graph != "none"
+        extra = width * ((kind != "none") + has_friends)
+        self.user_tower = _tower(width + n_user + extra, config.d_hidden, width, config.dropout)
+
+        self.item_layers = self._graph_layers("item_graph", config.item_graph, item_graph)
+        self.user_layers = self._graph_layers("user_graph", config.user_graph, user_graph)
+        self.node_embedding = nn.Embedding(n_users + 1, width) if has_friends else None
+        if self.node_embedding is not None:
+            nn.init.normal_(self.node_embedding.weight, std=0.02)
+        self.node_projection = nn.Linear(n_user, width, bias=False) if has_friends and n_user else None
+
+    def _graph_layers(self, name: str, kind: str, graph: Graph | None) -> nn.ModuleList:
+        """The layers over a graph, which is kept with the weights under `name`; none where the config asks for none."""
+        if kind == "none":
+            return nn.ModuleList()
+        assert graph is not None, f"model.{name}={kind} needs a graph"
+        self.register_buffer(f"{name}_offsets", torch.cat([graph.offsets, graph.offsets[-1:]]))
+        self.register_buffer(f"{name}_sources", graph.sources)
+        return nn.ModuleList(
+            GraphAttention(self.config.d_model, self.config.n_heads) for _ in range(self.config.graph_layers)
         )
 
     def _block(self) -> Block:
@@ -83,25 +113,33 @@ class TwoTower(nn.Module):
         if inputs.shape[1] > self.context_length:
             raise ValueError(f"{inputs.shape[1]} items, and the context is {self.context_length}: give the last ones")
         real = inputs != self.n_items  # (B, T)
+        met = users
+        if self.training and self.config.user_dropout and (self.memory is not None or len(self.user_layers)):
+            # so that a user without a memory is nothing new
+            met = torch.where(torch.rand(users.shape, device=users.device) < self.config.user_dropout, -1, users)
         x = F.dropout(self._item_inputs(inputs), self.config.dropout, self.training)  # (B, T, C)
         history = self._history(x, real)  # (B, T, C)
         features = self.user_features[torch.where(users < 0, self.n_users, users)]  # (B, Fu)
         features = features[:, None].expand(-1, inputs.shape[1], -1)  # (B, T, Fu)
         parts = [history, features]
         if self.config.user != "none":
-            parts.append(self._user(users, torch.cat(parts, dim=-1), real.cumsum(dim=1)))
+            parts.append(self._user(met, torch.cat(parts, dim=-1), real.cumsum(dim=1)))
+        if len(self.user_layers):
+            parts.append(self._friends(users, met)[:, None].expand(-1, inputs.shape[1], -1))
         vectors = self.user_tower(torch.cat(parts, dim=-1)) + history  # the history's way round the tower
         return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
 
     def item_matrix(self) -> Tensor:
         """(n_items, C): the vectors of all items."""
         items = self._item_inputs(torch.arange(self.n_items, device=self.item_embedding.weight.device))
+        for layer in self.item_layers:
+            items = layer(items, Graph(self.item_graph_offsets[:-1], self.item_graph_sources))
         vectors = self.item_tower(items) + items
         return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
 
     def item_side(self) -> list[nn.Parameter]:
         """The parameters that `item_matrix` alone reads."""
-        return list(self.item_tower.parameters())
+        return [*self.item_tower.parameters(), *self.item_layers.parameters()]
 
     def _item_inputs(self, items: Tensor) -> Tensor:
         """(...) indices -> (..., C): id and features of each item, before any tower."""
@@ -122,9 +160,6 @@ class TwoTower(nn.Module):
         """users (B,), known (B, T, C + Fu), events so far (B, T) -> (B, T, C)."""
         memory, cohort = None, None
         if self.memory is not None:
-            if self.training and self.config.user_dropout:  # so that a user without a memory is nothing new
-                hidden = torch.rand(users.shape, device=users.device) < self.config.user_dropout
-                users = torch.where(hidden, -1, users)
             memory = self.memory(users)[:, None].expand(-1, known.shape[1], -1)
         if self.cohort is not None:
             cohort = self.cohort(known)
@@ -134,9 +169,28 @@ class TwoTower(nn.Module):
         assert found is not None
         return found
 
+    def _friends(self, users: Tensor, met: Tensor) -> Tensor:
+        """users (B,), and the same with -1 for those whose own value is hidden -> (B, C): what their friends say.
+
+        Only the neighbourhood of these users is looked at: serving one does not cost a pass over all.
+        """
+        assert self.node_embedding is not None
+        nodes = torch.where(users < 0, self.n_users, users)
+        graph = Graph(self.user_graph_offsets, self.user_graph_sources)
+        part, found, place = around(graph, nodes, len(self.user_layers))
+        hidden = torch.zeros_like(found, dtype=torch.bool)
+        hidden[place[met < 0]] = True
+        x = self.node_embedding(torch.where(hidden, self.n_users, found))  # (K, C)
+        if self.node_projection is not None:
+            x = x + self.node_projection(self.user_features[found])
+        for layer in self.user_layers:
+            x = layer(x, part)
+        return x[place]
+
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The 2-D weights inside towers and blocks, for Muon; not embeddings and not what reads raw features."""
-        return [p for part in (self.blocks, self.user_tower, self.item_tower) for p in part.parameters() if p.ndim == 2]
+        """The 2-D weights inside towers, blocks and layers, for Muon; no embeddings and not what reads raw features."""
+        parts = (self.blocks, self.user_tower, self.item_tower, self.item_layers, self.user_layers)
+        return [p for part in parts for p in part.parameters() if p.ndim == 2]
 
 
 def _tower(inputs: int, hidden: int, width: int, dropout: float) -> nn.Sequential:

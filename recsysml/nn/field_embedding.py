@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class FieldEmbedding(nn.Module):
     """One table for all vocabularies: one gather for all columns of a batch, one tensor for the optimiser."""
 
-    def __init__(self, vocabularies: Mapping[str, int], width: int, std: float = 0.02) -> None:
+    def __init__(self, vocabularies: Mapping[str, int], width: int, std: float = 0.1) -> None:
         """vocabularies: name -> how many ids it has."""
         super().__init__()
         self.width = width

@@ -104,8 +104,11 @@ def load(folder: Path, items: np.ndarray, queries: np.ndarray) -> Index:
             reason = "its checksum is wrong"
         else:
             content = np.frombuffer((folder / INDEX).read_bytes(), np.uint8)
-            return Index(faiss.deserialize_index(content), description)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            found = faiss.deserialize_index(content)
+            if (found.ntotal, found.d) == items.shape:
+                return Index(found, description)
+            reason = f"it holds {found.ntotal:,} vectors of width {found.d}"
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = f"it cannot be read ({type(error).__name__})"
     logger.warning("the index in %s is not used: %s; building it anew", folder, reason)
     return build(items, queries, kind)

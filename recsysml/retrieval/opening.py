@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from recsysml.errors import ConfigError, JobError
 from recsysml.models import KINDS as MODELS
 from recsysml.models import heads
 from recsysml.models.retriever import Retriever
+from recsysml.nn.graph_attention import Graph
 from recsysml.schemas import SCHEMAS
 
 TRAINING_ONLY = "age_bias."  # weights that nothing which serves may see begin so
@@ -42,14 +44,25 @@ class Opened:
 
 
 def metadata(
-    config: Any, name: str, data: Interactions, widths: dict[str, int] | None = None, head: str | None = None
+    config: Any,
+    name: str,
+    data: Interactions,
+    known: Mapping[str, torch.Tensor | Graph] | None = None,
+    head: str | None = None,
 ) -> dict[str, Any]:
     """What a retriever's checkpoint.json says beside the weights: enough to build the model and to name its indices.
 
-    widths: columns of `item_features` and `user_features`, for a model that keeps them. head: the loss that gave the
-    network a head of its own.
+    known: the features and graphs that the model was built with, which it keeps with its weights. head: the loss that
+    gave the network a head of its own.
     """
-    sizes = {"n_items": len(data.item_ids), "n_users": len(data.user_ids), "features": widths, "head": head}
+    known = known or {}
+    sizes = {
+        "n_items": len(data.item_ids),
+        "n_users": len(data.user_ids),
+        "features": {part: found.shape[1] for part, found in known.items() if not isinstance(found, Graph)},
+        "graphs": {part: len(found.sources) for part, found in known.items() if isinstance(found, Graph)},
+        "head": head,
+    }
     return {
         "model": {"name": name, "kind": config.kind, "config": dataclasses.asdict(config), **sizes},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -57,13 +70,14 @@ def metadata(
     }
 
 
-def build(config: Any, n_items: int, n_users: int, **features: torch.Tensor) -> Any:
+def build(config: Any, n_items: int, n_users: int, **known: torch.Tensor | Graph) -> Any:
     """The untrained model of a config: counted ones know items only, networks also how many users there are.
 
-    features: `item_features` (I, Fi), `user_features` (U, Fu), each where there are any, for a model that reads them.
+    known: `item_features` (I, Fi) and `user_features` (U, Fu), where there are any, for a model that reads them;
+    `item_graph` and `user_graph`, where its config asks for them.
     """
     made = lazy.resolve(MODELS[config.kind])
-    return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users, **features)
+    return made(config, n_items) if config.trainers == ("fit",) else made(config, n_items, n_users, **known)
 
 
 def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
@@ -78,7 +92,12 @@ def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
         raise JobError(f"{folder} was written by another version: {error}") from error
     rows = {"item_features": described["n_items"], "user_features": described["n_users"]}
     # what is read from the checkpoint takes the place of the zeros
-    empty = {part: torch.zeros(rows[part], width) for part, width in (described.get("features") or {}).items()}
+    empty: dict[str, torch.Tensor | Graph] = {
+        part: torch.zeros(rows[part], width) for part, width in (described.get("features") or {}).items()
+    }
+    for part, edges in (described.get("graphs") or {}).items():
+        n_nodes = described["n_items" if part == "item_graph" else "n_users"]
+        empty[part] = Graph(torch.zeros(n_nodes + 1, dtype=torch.long), torch.zeros(edges, dtype=torch.long))
     model = build(config, described["n_items"], described["n_users"], **empty)
     if config.trainers == ("fit",):
         model.restore({name: tensor.numpy() for name, tensor in tensors.items()})

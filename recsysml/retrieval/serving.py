@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from recsysml.models.retriever import recommend
 from recsysml.retrieval import index as indexes
 from recsysml.retrieval.opening import Opened
 from recsysml.schemas.checks import nearest
+
+logger = logging.getLogger("recsysml")
 
 
 def everything(data: Interactions, users: np.ndarray) -> Histories:
@@ -41,14 +44,19 @@ def history_of_user(opened: Opened, data: Interactions, user: str) -> Histories:
 
 
 def history_of_items(opened: Opened, names: list[str]) -> Histories:
-    """One row: a user the model has never met, who turned to these items, oldest first. ConfigError for an unknown."""
+    """One row: a user the model has never met, who turned to these items, oldest first; to none is a history too.
+
+    Items the model does not know are left out with a warning. Raises ConfigError where it knows none of them.
+    """
     known = {name: number for number, name in enumerate(opened.item_ids)}
-    for name in names:
-        if name not in known:
-            near = nearest(name, opened.item_ids)
-            hint = f" Did you mean: {near}?" if near else ""
-            raise ConfigError(f"--history: there is no item {name}.{hint}")
-    items = np.array([known[name] for name in names], np.int64)
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if unknown:
+        near = nearest(unknown[0], opened.item_ids)
+        hint = f" Did you mean: {near}?" if near else ""
+        if not any(name in known for name in names):
+            raise ConfigError(f"--history: there is no item {unknown[0]}.{hint}")
+        logger.warning("--history: there is no item %s; left out.%s", ", ".join(unknown), hint)
+    items = np.array([known[name] for name in names if name in known], np.int64)
     return Histories(np.array([-1]), np.array([0, len(items)]), items, np.arange(len(items), dtype=float))
 
 
@@ -66,8 +74,10 @@ def recommendations(
         query = retriever.user_vectors(history)  # (1, C)
         seen = np.unique(history.items) if mask_seen else np.array([], np.int64)
         found = indexes.load(folder, retriever.item_vectors(), query).search(query, k + len(seen))
-        fresh = ~np.isin(found[0][0], seen)
+        fresh = ~np.isin(found[0][0], seen) & (found[0][0] >= 0)
         items, scores = found[0][0][fresh][:k], found[1][0][fresh][:k]
+        if len(items) < min(k, len(opened.item_ids) - len(seen)):  # more than the searched part of the index holds
+            items, scores = (found[0] for found in recommend(retriever, history, k, mask_seen=mask_seen))
     real = items >= 0
     return [(opened.item_ids[item], float(score)) for item, score in zip(items[real], scores[real], strict=True)]
 

@@ -94,6 +94,8 @@ class _InteractionFields:
     """What all user-item events share."""
 
     families: ClassVar[tuple[str, ...]] = ("interactions",)
+    # whether it says who knows whom
+    has_friends: ClassVar[bool] = False
 
     # a label of the YAML: the data set's name in results.json
     name: str = "interactions"
@@ -186,6 +188,10 @@ class WorldConfig(_InteractionFields):
     """
 
     families: ClassVar[tuple[str, ...]] = ("interactions", "impressions")
+
+    has_friends: ClassVar[bool] = True
+    # labels that nobody wants more of
+    unwanted: ClassVar[tuple[str, ...]] = ("skip", "leave")
 
     kind: str = "world"
     name: str = "world"

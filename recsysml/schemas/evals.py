@@ -31,6 +31,8 @@ class LanguageEvalConfig:
 
 # what a retriever is always compared with; each is a model of its own
 BASELINES = ("popularity", "recent_popularity", "seq_knn", "ease")
+# what can be named besides: they need an extra
+MORE_BASELINES = ("bpr", "als")
 
 
 @dataclass
@@ -45,7 +47,7 @@ class RetrievalEvalConfig:
     split: str = "test"
     # lengths of the lists that are judged; the first also by popularity decile and history length
     ks: list[int] = field(default_factory=lambda: [20, 10])
-    # the methods run beside the model: popularity is `baseline`, the others are `baselines`
+    # the methods run beside the model, bpr and als too: popularity is `baseline`, the others are `baselines`
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
     # users scored at once
     batch_size: int = 256
@@ -59,7 +61,7 @@ class RetrievalEvalConfig:
         for k in self.ks:
             at_least("eval.ks", k, 1)
         for name in self.baselines:
-            one_of("eval.baselines", name, BASELINES)
+            one_of("eval.baselines", name, (*BASELINES, *MORE_BASELINES))
 
 
 # what a ranker is always compared with, task by task
@@ -87,6 +89,25 @@ class RankingEvalConfig:
         at_least("eval.batch_size", self.batch_size, 1)
         for name in self.baselines:
             one_of("eval.baselines", name, RANKING_BASELINES)
+
+
+@dataclass
+class ValueEvalConfig:
+    """The order of a value model: what each task gets of it, and whether its share is the one asked for."""
+
+    family: ClassVar[str] = "impressions"
+    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1",)
+
+    kind: str = "value"
+    # val or test
+    split: str = "test"
+    # impressions scored at once
+    batch_size: int = 4096
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        at_least("eval.batch_size", self.batch_size, 1)
 
 
 @dataclass

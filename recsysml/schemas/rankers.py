@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import at_least, nearest, one_of, share
+from recsysml.schemas.checks import above, at_least, nearest, one_of, share
+from recsysml.schemas.value_expression import ParsedExpression
 
 
 @dataclass
@@ -92,7 +93,7 @@ class MTMLConfig:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
         types = data.task_types()
         if not types:
-            raise ConfigError("data.labels is empty: name the columns to predict, such as data.labels={click: binary}.")
+            return  # the data's own check says so, once the whole config is known
         chosen = self.tasks or list(types)
         known = {"model.tasks": (self.tasks, types)}
         known["model.task_weights"] = (list(self.task_weights), chosen)  # type: ignore[assignment]
@@ -106,3 +107,65 @@ class MTMLConfig:
         for name in {*self.factorised, *self.factorised.values()}:
             if types[name] != "binary":
                 raise ConfigError(f"model.factorised: {name} is no binary label, so it has no probability.")
+
+
+@dataclass
+class ValueModelConfig:
+    """What an item is worth: a weighted sum, or an expression, of the probabilities of what may come of it.
+
+    One of three says how: `importance` (weights are found that give each task this share), `weights`, `expression`.
+    With none of them every task matters alike, but for what the data calls unwanted.
+    """
+
+    accepts: ClassVar[str] = "impressions"
+    trainers: ClassVar[tuple[str, ...]] = ("value",)
+
+    kind: str = "value_model"
+    # a label of the YAML: the model's name in results.json
+    name: str = "value_model"
+    # a run of a ranker whose probabilities are weighed; null fits a logistic regression to each task
+    init_from: str | None = None
+    # task -> how much it is to matter, in any unit: only the shares count. Empty, without weights and expression: alike
+    importance: dict[str, float] = field(default_factory=dict)
+    # task -> its weight, as it is
+    weights: dict[str, float] = field(default_factory=dict)
+    # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max
+    expression: str | None = None
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        ways = {"importance": self.importance, "weights": self.weights, "expression": self.expression}
+        chosen = [name for name, value in ways.items() if value]
+        if len(chosen) > 1:
+            raise ConfigError(f"model.{' and model.'.join(chosen)} are both given: one says what an item is worth.")
+        for name in ("importance", "weights"):
+            for task, value in ways[name].items():  # type: ignore[union-attr]
+                above(f"model.{name}.{task}", value, 0)
+        if len(self.importance) == 1:
+            raise ConfigError(f"model.importance={self.importance}: one task alone matters wholly; name two or more.")
+
+    def asked(self, data: Any) -> dict[str, float]:
+        """Task -> share of importance, which sum to 1; empty where weights or an expression are given."""
+        if self.weights or self.expression:
+            return {}
+        unwanted = getattr(data, "unwanted", ())
+        alike = [task for task, kind in data.task_types().items() if kind == "binary" and task not in unwanted]
+        units = self.importance or dict.fromkeys(alike, 1.0)
+        return {task: unit / sum(units.values()) for task, unit in units.items()}
+
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
+        types = data.task_types()
+        if self.expression:
+            binary = [task for task, kind in types.items() if kind == "binary"]
+            ParsedExpression(self.expression, binary)
+        if not (self.weights or self.expression) and len(self.asked(data)) < 2:
+            raise ConfigError("data has fewer than two binary labels: one alone matters wholly; give model.weights.")
+        for key, names in (("model.importance", self.importance), ("model.weights", self.weights)):
+            for name in names:
+                if name not in types:
+                    near = nearest(name, types)
+                    hint = f"Did you mean: {near}? " if near else ""
+                    raise ConfigError(f"{key}: {name} is no task here. {hint}There are {', '.join(types)}.")
+                if types[name] != "binary":
+                    raise ConfigError(f"{key}: {name} is no binary label, so it has no probability.")

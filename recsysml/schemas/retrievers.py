@@ -81,6 +81,51 @@ class EaseConfig(_CountedFields):
 
 
 @dataclass
+class BprConfig(_CountedFields):
+    """Factors that rank what a user turned to above what they did not, by `implicit` (Rendle et al. 2009)."""
+
+    kind: str = "bpr"
+    name: str = "bpr"
+    factors: int = 64
+    # passes over the training events
+    iterations: int = 100
+    lr: float = 0.01
+    # weight of the penalty on the squared factors
+    l2: float = 0.01
+    # of the first factors and the draws; in the YAML it is the run's
+    seed: int = 1
+
+    def validate(self) -> None:
+        at_least("model.factors", self.factors, 1)
+        at_least("model.iterations", self.iterations, 1)
+        above("model.lr", self.lr, 0)
+        at_least("model.l2", self.l2, 0)
+
+
+@dataclass
+class AlsConfig(_CountedFields):
+    """Factors by weighted least squares in turn, by `implicit` (Hu, Koren & Volinsky 2008)."""
+
+    kind: str = "als"
+    name: str = "als"
+    factors: int = 64
+    # times that users and then items are solved for
+    iterations: int = 15
+    # an event weighs so many times what an unmet pair does
+    alpha: float = 10.0
+    # weight of the penalty on the squared factors
+    l2: float = 1.0
+    # of the first factors; in the YAML it is the run's
+    seed: int = 1
+
+    def validate(self) -> None:
+        at_least("model.factors", self.factors, 1)
+        at_least("model.iterations", self.iterations, 1)
+        above("model.alpha", self.alpha, 0)
+        above("model.l2", self.l2, 0)
+
+
+@dataclass
 class SASRecConfig:
     """A causal transformer over a user's items, with the blocks that GPT is made of (Kang & McAuley 2018)."""
 
@@ -145,17 +190,37 @@ class TwoTowerConfig:
     history: str = "attention"
     n_layers: int = 2
     n_heads: int = 2
+    # whom an item's tower also asks: none, or co_interaction (graph attention over the items that stand beside it in
+    # the training events)
+    item_graph: str = "none"
+    # whom a user's tower also asks: none, or friends (graph attention, where the data has friends)
+    user_graph: str = "none"
+    graph_layers: int = 1
+    # the most neighbours a node asks
+    graph_degree: int = 16
     dropout: float = 0.1
     # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
     normalise: bool = True
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
-        for name in ("d_model", "d_hidden", "context_length", "n_cohorts", "n_layers", "n_heads"):
+        for name in (
+            "d_model",
+            "d_hidden",
+            "context_length",
+            "n_cohorts",
+            "n_layers",
+            "n_heads",
+            "graph_layers",
+            "graph_degree",
+        ):
             at_least(f"model.{name}", getattr(self, name), 1)
         one_of("model.user", self.user, ("none", "id_table", "deep_hash", "cohort", "mixture"))
         one_of("model.history", self.history, ("mean", "attention", "transformer"))
+        one_of("model.item_graph", self.item_graph, ("none", "co_interaction"))
+        one_of("model.user_graph", self.user_graph, ("none", "friends"))
         share("model.dropout", self.dropout)
         share("model.user_dropout", self.user_dropout)
-        if self.history == "transformer" and self.d_model % self.n_heads:
+        attends = self.history == "transformer" or self.item_graph != "none" or self.user_graph != "none"
+        if attends and self.d_model % self.n_heads:
             raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")

@@ -181,12 +181,35 @@ class RankingTrainerConfig(_LoopFields):
     weight_decay: float = 0.0
     beta2: float = 0.999
     compile: bool = False
-    # which validation says what is best: ne (normalised entropy) or auc, each the mean over the tasks
+    # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
+    # there are none it is the loss
     best_by: str = "ne"
 
     def validate(self) -> None:
         super().validate()
         one_of("trainer.best_by", self.best_by, ("ne", "auc"))
+
+
+@dataclass
+class ValueTrainerConfig:
+    """Weights of a value model from the importance that each task is to have."""
+
+    family: ClassVar[str] = "impressions"
+
+    kind: str = "value"
+    # how importance is measured: loo (what the order loses without the task, as NDCG) or regret (a task twice as
+    # important has half the regret, 1 - NDCG of the order judged by that task)
+    measure: str = "loo"
+    # the sum of absolute gaps between asked and reached shares at which the search ends
+    tolerance: float = 0.01
+    # rounds of multiplicative updates
+    max_steps: int = 200
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("trainer.measure", self.measure, ("loo", "regret"))
+        above("trainer.tolerance", self.tolerance, 0)
+        at_least("trainer.max_steps", self.max_steps, 1)
 
 
 @dataclass

@@ -5,4 +5,5 @@ KINDS = {
     "fit": "recsysml.trainers.fit:train",
     "retrieval": "recsysml.trainers.retrieval:train",
     "ranking": "recsysml.trainers.ranking:train",
+    "value": "recsysml.trainers.value:train",
 }

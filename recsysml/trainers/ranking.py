@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,13 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         return logits(model, table, table.bounds[split], batch_size=size, device=machine.device)
 
     def evaluate(step: int) -> dict[str, float]:
-        return evals.values("val", evals.judge(scored("val"), table, table.bounds["val"], model.tasks))
+        values = evals.values("val", evals.judge(scored("val"), table, table.bounds["val"], model.tasks), table)
+        return {best_by: worst} | values
 
-    best_by = f"val/{settings.best_by}"
+    # real labels alone have neither AUC nor NE
+    binary = "binary" in (table.shape.tasks[task] for task in model.tasks)
+    best_by = f"val/{settings.best_by if binary else 'loss'}"
+    worst = 0.0 if best_by == "val/auc" else math.inf  # of a val in which every answer is the same
     fitted = fit(
         model,
         batches,
@@ -98,7 +103,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             weight=lambda batch: len(batch[0]),
             evaluate=evaluate,
             best_by=best_by,
-            higher_is_better=settings.best_by == "auc",
+            higher_is_better=best_by == "val/auc",
             unit="impressions/s",
         ),
         settings,

@@ -27,9 +27,11 @@ from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
 from recsysml.models.trimming import by_length
 from recsysml.nn.age_bias import AgeBias
+from recsysml.nn.graph_attention import Graph
 from recsysml.retrieval import index
 from recsysml.retrieval.co_occurrence import item_clusters
 from recsysml.retrieval.feature_matrix import feature_matrix
+from recsysml.retrieval.graphs import graphs
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
 from recsysml.retrieval.row_loss import RowLoss
@@ -56,8 +58,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     events = training(data)
     seeds.seed_everything(config.seed)
-    features = _features(data) if config.model.reads_features else {}
-    model = build(config.model, len(data.item_ids), len(data.user_ids), **features)
+    known: dict[str, Tensor | Graph] = {**(_features(data) if config.model.reads_features else {})}
+    known |= graphs(config.model, data, events)
+    model = build(config.model, len(data.item_ids), len(data.user_ids), **known)
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if settings.loss in heads.KINDS:
@@ -143,7 +146,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             config.model,
             config.model.name,
             data,
-            {name: matrix.shape[1] for name, matrix in features.items()},
+            known,
             head=settings.loss if head is not None else None,
         ),
         resume=resume,

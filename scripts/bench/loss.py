@@ -2,9 +2,10 @@
 
     python scripts/bench/loss.py [--grid 1e-3,2e-3,4e-3] [--warmups 20,40] [--seeds 1,2,3] [--json FILE] [key=value ...]
 
-Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same grid of
-learning rates and lengths of warm-up, searched with the first seed (the lowest validation loss at the end wins), and
-the same schedule. GPT-2 must end below gzip, or it is no opponent. The runs go through `recsysml train` and stay in the
+Both arms have 3.3M parameters and read the same batches of the language reference, as bytes. Both get the same schedule
+and the same grid of learning rates and lengths of warm-up, searched with the first seed, each for what it is asked:
+GPT-2 for the lowest validation loss at the end, the other for the fewest steps to that loss. GPT-2 must end below gzip,
+or it is no opponent. The runs go through `recsysml train` and stay in the
 outputs folder; one that is there already, by its config, is not run again.
 """
 
@@ -78,14 +79,16 @@ def gzip_nats_per_byte() -> float:
     return compressed_bits_per_byte(text)["gzip"] * math.log(2)
 
 
-def chosen(arm: str, points: Points, seeds: list[int], extra: list[str]) -> dict[str, Any]:
-    """The arm at its best point: {point, searched: point -> final loss, curves: one for each seed}."""
-    searched = {point: curve[-1][1] for (point, _), curve in curves(arm, points, seeds[:1], extra).items()}
-    best = min(searched, key=lambda point: searched[point])
+def chosen(arm: str, points: Points, seeds: list[int], extra: list[str], target: float | None = None) -> dict[str, Any]:
+    """The arm at its best point, by the steps to `target` where there is one, else (and between equals) by its end:
+    {point, searched: point -> [final loss, step it is at or below the target], curves: one for each seed}."""
+    tried = {point: curve for (point, _), curve in curves(arm, points, seeds[:1], extra).items()}
+    steps = {point: None if target is None else reached(curve, target) for point, curve in tried.items()}
+    best = min(tried, key=lambda point: (steps[point] or math.inf, tried[point][-1][1]))
     alone = {key: [value] for key, value in zip(points, best, strict=True)}
     return {
         "point": dict(zip(points, best, strict=True)),
-        "searched": {" ".join(point): loss for point, loss in searched.items()},
+        "searched": {" ".join(point): [curve[-1][1], steps[point]] for point, curve in tried.items()},
         "curves": [*curves(arm, alone, seeds, extra).values()],
     }
 
@@ -96,8 +99,10 @@ def reached(curve: Curve, target: float) -> int | None:
 
 
 def measure(points: Points, seeds: list[int], extra: list[str]) -> dict[str, Any]:
-    arms = {arm: chosen(arm, points, seeds, extra) for arm in ARMS}
-    classic, modern = arms.values()
+    names = list(ARMS)
+    classic = chosen(names[0], points, seeds, extra)
+    modern = chosen(names[1], points, seeds, extra, target=classic["curves"][0][-1][1])
+    arms = dict(zip(names, (classic, modern), strict=True))
     steps = classic["curves"][0][-1][0]
     finals = [curve[-1][1] for curve in classic["curves"]]
     # each seed against its own opponent: the same batches in the same order
@@ -115,7 +120,10 @@ def measure(points: Points, seeds: list[int], extra: list[str]) -> dict[str, Any
 
 def show(result: dict[str, Any]) -> None:
     for arm, found in result["arms"].items():
-        searched = ", ".join(f"{point}: {loss:.3f}" for point, loss in found["searched"].items())
+        searched = ", ".join(
+            f"{point}: {loss:.3f}" + ("" if step is None else f" (there at step {step})")
+            for point, (loss, step) in found["searched"].items()
+        )
         print(f"{arm}: {' '.join(f'{key}={value}' for key, value in found['point'].items())} of {searched}")
     print(
         "gpt2 + AdamW ends at",

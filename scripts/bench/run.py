@@ -22,6 +22,7 @@ import determinism
 import judging
 import loader
 import loss
+import retrieval
 import scoring
 import step
 
@@ -85,6 +86,8 @@ def main() -> None:
     found["batcher"] = batcher.measure()
     rates = f"{found['batcher']['ratio']:.0f}x, {found['batcher']['ours']:,.0f} a second"
     rows.append(("batches of sequences", "20x", rates, "a shuffled DataLoader over TensorDataset: 1x"))
+    found["retrieval"] = retrieval.measure()
+    rows += retrieval.rows(found["retrieval"])
     for vocab_size, reach in ((256, "3.3x, moon 5x"), (50304, "4x, moon 5x; exact fp32 2x, losses within 5e-3")):
         found[f"step {vocab_size}"] = step.measure(vocab_size, arguments.rounds, arguments.threads, [])
         step.show(found[f"step {vocab_size}"])

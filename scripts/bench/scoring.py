@@ -3,7 +3,7 @@
     python scripts/bench/scoring.py [--questions 500] [--threads 2] [--model small] [--all]
 
 Needs $RECSYSML_DATA with HellaSwag, GPT-2's vocabulary, and the packages of the `dev` extra. The weights are random:
-what is measured is the work, and whether both give the same numbers. Pieces of 50 questions are scored in turn by
+what is measured is the work, and whether both give the same numbers. Pieces of 100 questions are scored in turn by
 each, so that what disturbs the machine disturbs all alike; the ratio is that of the summed times. Beside the times
 stands the work: tokens that went through the layers, padding included, and places at which the head was applied. The
 ratio of the products that they cost is what both reach at the same speed of the machine. --all adds the harness with
@@ -13,7 +13,10 @@ our setting of float32 products, bfloat16, and the model of transformers in our 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-PIECE = 50
+PIECE = 100
 
 
 def weights(folder: Path, size: str) -> None:
@@ -49,6 +52,17 @@ def count(owner: Any, method: str, work: dict[str, int], *keys: str) -> None:
         return plain(first, *rest, **named)
 
     setattr(owner, method, counted)
+
+
+def memory_as_it_comes() -> None:
+    """Undo `device.keep_freed_memory`, to where glibc's own thresholds go when large tensors are freed."""
+    if sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # malloc.h
+        library = ctypes.CDLL(None)
+        library.mallopt(m_mmap_max, 65536)
+        library.mallopt(m_mmap_threshold, 32 << 20)
+        library.mallopt(m_trim_threshold, 64 << 20)
+        library.malloc_trim(0)
 
 
 def measure(
@@ -80,8 +94,10 @@ def measure(
 
     def harness(requests: list[Any], matmul: str) -> list[tuple[float, bool]]:
         torch.set_float32_matmul_precision(matmul)
+        memory_as_it_comes()
         answers = theirs.loglikelihood(requests, disable_tqdm=True)
         torch.set_float32_matmul_precision(ours)
+        device.keep_freed_memory()  # as `eval` has it
         return answers
 
     contenders: dict[str, Callable[[list[Any]], list[tuple[float, bool]]]] = {

@@ -59,7 +59,7 @@ def test_scores_of_clean_and_touched_stand_side_by_side(tmp_path, by_row):
         "lm/other/acc": (np.array(["q1"]), np.ones(1)),
     }
     run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
-    record(run, found, scores, {"lm/t/acc": 0.25})
+    record(run, found, scores, {"lm/t/acc": {"baseline": 0.25, "better": "higher"}})
     run.finish("ok")
     metrics = read_results(run.path / "results.json")["metrics"]
     share = metrics["contamination/t/touched@13"]
@@ -128,7 +128,8 @@ def test_the_command_from_a_trained_model_to_the_report(trained, own_outputs, ca
     assert "questions found in the training text" in (own_outputs / "report.html").read_text()
 
 
-def test_mistakes_cost_nothing(trained, own_outputs, capsys):
+def test_mistakes_cost_nothing(trained, own_outputs, capsys, monkeypatch):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
     before = sorted(own_outputs.rglob("results.json"))
     for words, said in (
         (["eval", "eval=contamination"], "name tasks, such as tasks=arc_easy,piqa, or files"),
@@ -178,7 +179,7 @@ def test_tasks_by_name_are_asked_and_their_scores_split(tmp_path, own_outputs, m
     for word, chosen in (("clean", rows_of % 3 != 0), ("touched", rows_of % 3 == 0)):
         entry = metrics[f"contamination/piqa/acc_{word}@13"]
         assert (entry["value"], entry["n"]) == (pytest.approx(acc[chosen].mean()), chosen.sum())
-    assert "contamination/heldout/bits_per_byte_clean@13" in metrics
+    assert metrics["contamination/heldout/bits_per_byte_clean@13"]["better"] == "lower"
     capsys.readouterr()
     assert main([*words, "tracker.mode=disabled", "limit=5"]) == 0  # questions asked; all are looked for
     newest = max((own_outputs / "eval").iterdir(), key=lambda path: path.stat().st_mtime)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from recsysml import sections
 from recsysml.data.features import no_features
 from recsysml.data.interaction_data import Interactions, InteractionSplit
 from recsysml.evals import retrieval as evals
@@ -49,12 +50,20 @@ class Vectors:
 
 
 class Record:
-    def __init__(self):
+    def __init__(self, path):
         self.metrics, self.examples = {}, {}
+        self.path, self.artifacts, self.sections = path, [], {}
 
     def metric(self, name, value, **more):
         assert math.isfinite(value)
         self.metrics[name] = SimpleNamespace(value=value, **more)
+
+    def artifact(self, name, relative):
+        self.artifacts.append((name, relative))
+
+    def section(self, name, title, parts, note):
+        sections.write(self.path / f"{name}.json", title, parts, note)
+        self.sections[name] = sections.read(self.path / f"{name}.json")
 
     def add_examples(self, name, ids, values):
         self.examples[name] = (ids, values)
@@ -95,7 +104,7 @@ def test_rows_can_be_asked_for_again_and_in_any_order():
         assert found.part(i, i + 1).items.tolist() == asked.histories.part(row, row + 1).items.tolist()
 
 
-def test_the_record_has_baselines_groups_and_a_score_for_each_user():
+def test_the_record_has_baselines_groups_and_a_score_for_each_user(tmp_path):
     data = world()
     asked = {"test": questions(data, "test", mask_seen=True)}
     how = {"mask_seen": True, "ks": [5], "batch_size": 16}
@@ -105,7 +114,7 @@ def test_the_record_has_baselines_groups_and_a_score_for_each_user():
     by_hand.fit(training(data))
     expected = evals.judge(by_hand, asked["test"], **how).users["recall@5"].mean()
     judged = evals.judge(Vectors(40, 30), asked["test"], **how, whole=True)
-    run = Record()
+    run = Record(tmp_path)
     evals.record(run, "test", judged, simple, asked["test"], data)
     found = run.metrics["test/recall@5"]
     assert found.baseline == expected
@@ -119,6 +128,16 @@ def test_the_record_has_baselines_groups_and_a_score_for_each_user():
     assert sum(m.n * m.value for m in deciles) / 40 == pytest.approx(found.value)  # one target a user
     assert run.metrics["test/history_5_to_9/recall@5"].value == pytest.approx(found.value)
     assert {"test/item_effective_rank", "test/alignment", "test/user_uniformity"} <= set(run.metrics)
+    assert run.artifacts == [("plots", "plots/vectors_test.png")]
+    assert (tmp_path / "plots" / "vectors_test.png").read_bytes()[:4] == b"\x89PNG"
+    by_decile, by_history, _, spectra, lengths = run.sections["retrieval_test"]["parts"]
+    assert [bar["value"] for bar in by_decile["bars"]] == [m.value for m in deciles]
+    assert by_history["bars"][0]["label"] == "5_to_9"
+    assert by_history["bars"][0]["baseline"] == pytest.approx(expected)
+    shares = [p["y"] for p in spectra["points"] if p["curve"] == "items"]
+    values = np.linalg.svd(Vectors(40, 30).items, compute_uv=False)
+    assert shares == pytest.approx(values / values.sum())
+    assert sum(bar["value"] for bar in lengths["bars"]) > 0
 
 
 def test_a_baseline_the_catalogue_is_too_large_for_is_left_out_with_a_warning(monkeypatch, caplog):

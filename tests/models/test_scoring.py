@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from recsysml.models import scoring
 from recsysml.models.gpt import GPT
-from recsysml.models.scoring import Request, _common_beginning, _mask, _Piece, _row, log_likelihoods
+from recsysml.models.scoring import Request, _common_beginning, _mask, _Piece, _read, _row, log_likelihoods
 from recsysml.schemas.models import GPTConfig
 
 CPU = torch.device("cpu")
@@ -99,6 +100,24 @@ def test_the_work_is_shared(model):
     answers = [[20 + i, 30, 31] for i in range(4)] + [[20, 32, 31]]  # the last begins like the first
     log_likelihoods(Counting(), [Request(context, answer, 0) for answer in answers], device=CPU)
     assert seen == {"tokens": 10 + 4 * 2 + 1, "head": 1 + 4 * 2 + 1}
+
+
+@pytest.mark.parametrize("at_once", [1, 130, 1 << 20])
+def test_log_softmax_of_chosen_places_however_many_rows_are_looked_at_together(at_once, monkeypatch):
+    monkeypatch.setattr(scoring, "_ROWS_IN_CACHE", at_once)
+    generator = torch.Generator().manual_seed(8)
+    logits = 40 * torch.randn(30, 50, generator=generator)
+    logits[3] = 1e4  # a row of equal ones, far from zero
+    logits[4, 7] = -torch.inf
+    place = torch.randint(30, (200,), generator=generator)
+    place[:4] = torch.tensor([3, 3, 4, 4])
+    wanted = torch.randint(50, (200,), generator=generator)
+    wanted[:4] = torch.tensor([0, 1, 7, 8])
+    found, likeliest = _read(logits, place, wanted)
+    expected = logits.double().log_softmax(-1)[place, wanted]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    assert likeliest.tolist() == (logits.argmax(-1)[place] == wanted).tolist()
+    assert likeliest[:3].tolist() == [True, False, False]
 
 
 def test_half_the_batch_is_tried_where_memory_does_not_suffice(model):

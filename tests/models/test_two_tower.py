@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from recsysml.errors import ConfigError
 from recsysml.models.two_tower import TwoTower
+from recsysml.nn.graph_attention import Graph
 from recsysml.schemas.retrievers import TwoTowerConfig
 
 _spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
@@ -21,13 +22,21 @@ HISTORIES = ["mean", "attention", "transformer"]
 INPUTS, IDS = torch.tensor([[11, 3, 1, 4, 1, 5], [11, 9, 2, 6, 5, 3]]), torch.tensor([0, 3])
 
 
+# each of the 11 items hears the next two on a ring; of the 4 users 0 hears 1 and 2, who hear 0, and 3 hears nobody
+ITEM_GRAPH = Graph(2 * torch.arange(12), (torch.arange(11)[:, None] + torch.tensor([1, 2])).flatten() % 11)
+USER_GRAPH = Graph(torch.tensor([0, 2, 3, 4, 4]), torch.tensor([1, 2, 0, 0]))
+GRAPHS = {"item_graph": "co_interaction", "user_graph": "friends", "graph_layers": 2}
+
+
 def maker(**switches):
     config = {"d_model": 16, "d_hidden": 12, "context_length": 8, "n_cohorts": 4, "user_dropout": 0.0} | switches
 
     def make():
         generator = torch.Generator().manual_seed(5)
         features = [torch.randn(n, width, generator=generator) for n, width in ((11, 3), (4, 2))]
-        return TwoTower(TwoTowerConfig(**config), 11, 4, *features)
+        graphs = {"item_graph": ITEM_GRAPH, "user_graph": USER_GRAPH}
+        asked = {name: graph for name, graph in graphs.items() if name in switches}
+        return TwoTower(TwoTowerConfig(**config), 11, 4, *features, **asked)
 
     return make
 
@@ -51,6 +60,41 @@ def test_contract(user, history):
     contract.check_gradients(make, loss)
     model = make()
     contract.check_hidden_matrices(model, [p for name, p in model.named_parameters() if "embedding" in name])
+
+
+def test_contract_with_graphs():
+    make = maker(**GRAPHS)
+    contract.check_causality(make, logits, INPUTS)
+    contract.check_determinism(make, loss)
+    contract.check_state_dict(make, logits, INPUTS)
+    contract.check_gradients(make, loss)
+    model = make()
+    contract.check_hidden_matrices(model, [p for name, p in model.named_parameters() if "embedding" in name])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_items_hear_their_neighbours_and_users_their_friends(layers):
+    torch.manual_seed(0)
+    model = maker(**GRAPHS | {"graph_layers": layers}, dropout=0.0)().eval()
+    users, items = model(INPUTS[:1].expand(4, -1), torch.arange(4)), model.item_matrix()
+    with torch.no_grad():
+        model.item_embedding.weight[5] += torch.linspace(1, 3, 16)
+        model.node_embedding.weight[1] += torch.linspace(1, 3, 16)
+    changed = (model.item_matrix() != items).any(dim=1).nonzero().flatten().tolist()
+    assert changed == list(range(5 - 2 * layers, 6))
+    moved = (model(INPUTS[:1, :1].expand(4, -1), torch.arange(4)) != users[:, :1]).flatten(1).any(dim=1)
+    assert moved.tolist() == [True, True, layers == 2, False]  # 2 hears 1 through 0
+
+
+def test_who_was_never_met_hears_nobody_and_a_hidden_user_still_hears_its_friends():
+    torch.manual_seed(0)
+    switches = {"user": "none", "dropout": 0.0, "graph_layers": 1, "user_graph": "friends"}
+    model = maker(**switches, user_dropout=0.999)()
+    model.user_features.zero_()
+    strangers = model.eval()(INPUTS, torch.tensor([-1, -1]))
+    hidden = model.train()(INPUTS, torch.tensor([3, 0]))
+    torch.testing.assert_close(hidden[0], strangers[0])  # no friends
+    assert not torch.allclose(hidden[1], strangers[1])  # what its friends are is known
 
 
 @pytest.mark.parametrize("user", USERS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsysml.errors import ConfigError
+from recsysml.files import sha256
 from recsysml.retrieval import index
 
 
@@ -83,7 +84,54 @@ def change_vectors(folder, items):
     return items[::-1].copy(), "other vectors"
 
 
-@pytest.mark.parametrize("harm", [damage_content, damage_description, remove, change_vectors])
+def truncate(folder, items):
+    data = (folder / "index.faiss").read_bytes()
+    (folder / "index.faiss").write_bytes(data[: len(data) // 2])
+    return items, "checksum"
+
+
+def describe(folder, **changes):
+    told = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**told, **changes}))
+
+
+def truncate_and_say_so(folder, items):
+    """The checksum fits, and what it fits is no index."""
+    truncate(folder, items)
+    describe(folder, sha256=sha256(folder / "index.faiss"))
+    return items, "cannot be read (RuntimeError)"
+
+
+def swap_with_another_runs(folder, items):
+    """Both files of another run: whole, and of other vectors."""
+    index.build(*vectors(n=200, seed=9)).save(folder)
+    return items, "other vectors"
+
+
+def swap_the_index_alone(folder, items):
+    told = json.loads((folder / "index.json").read_text())
+    index.build(*vectors(n=150, seed=9)).save(folder)
+    describe(folder, vectors=told["vectors"])
+    return items, "it holds 150 vectors"
+
+
+def describe_with_a_list(folder, items):
+    (folder / "index.json").write_text("[]")
+    return items, "cannot be read"
+
+
+def go_on_training(folder, items):
+    """The weights have moved a little since the index was written."""
+    return items + np.float32(1e-3), "other vectors"
+
+
+HARMS = [
+    damage_content, damage_description, remove, change_vectors, truncate, truncate_and_say_so, swap_with_another_runs,
+    swap_the_index_alone, describe_with_a_list, go_on_training,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_or_mismatching_index_is_built_anew_with_a_warning(tmp_path, caplog, harm):
     items, queries = vectors(n=200)
     index.build(items, queries).save(tmp_path)

@@ -57,6 +57,19 @@ def test_the_other_counted_models_run(events, own_outputs, model):
     assert results["model"]["kind"] == model
 
 
+@pytest.mark.parametrize("model", ["bpr", "als"])
+def test_the_models_of_implicit_run_and_stand_beside_others(events, own_outputs, model, capsys):
+    pytest.importorskip("implicit", reason="the extra `implicit` is not installed")
+    choices = ["data=interactions", f"data.path={events}", "eval.baselines=[popularity,bpr,als]", "device=cpu"]
+    assert main(["train", f"model={model}", "model.factors=4", "seed=3", *choices]) == 0
+    path, results = run_of(own_outputs, "train")
+    assert results["config"]["model"]["seed"] == 3
+    assert set(results["metrics"]["test/recall@20"]["baselines"]) == {"bpr", "als"}
+    capsys.readouterr()
+    assert main(["recommend", str(path), "--history", "i03,i04", "-k", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_other_ids_than_the_checkpoint_learnt_are_refused(events, own_outputs, tmp_path, capsys):
     choices = ["data=interactions", f"data.path={events}", "device=cpu"]
     assert main(["train", "model=popularity", "eval.baselines=[]", *choices]) == 0

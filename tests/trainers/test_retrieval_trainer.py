@@ -20,8 +20,9 @@ from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.nn.age_bias import AgeBias
 from recsysml.results import Run
+from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
-from recsysml.retrieval.questions import questions
+from recsysml.retrieval.questions import questions, training
 from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
@@ -165,6 +166,26 @@ def test_a_head_is_opened_with_its_run_and_has_no_index(ring, tmp_path, capsys, 
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["export", str(path), str(tmp_path / "out")]) == 2
     assert "no products of vectors" in capsys.readouterr().err
+
+
+def test_graphs_of_training_events_and_friends_go_with_the_checkpoint(ring, tmp_path, monkeypatch):
+    friends = np.array([(user, user + 1) for user in range(0, 40, 2)])
+    interactions = dataclasses.replace(load(InteractionsConfig(path=str(ring), split="last_out")), friends=friends)
+    monkeypatch.setattr("recsysml.data.interactions.load", lambda config: interactions)
+    graphs = {"item_graph": "co_interaction", "user_graph": "friends", "graph_degree": 3}
+    model = TwoTowerConfig(d_model=16, d_hidden=32, context_length=8, history="transformer", n_layers=1, **graphs)
+    settings = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1, "max_steps": 80}
+    path = train(configure(ring, model, **settings), tmp_path)
+    assert results(path)["metrics"]["test/recall@1"]["value"] > 0.7
+    opened = open_retriever(path / "checkpoints" / "best")
+    encoder = opened.retriever.encoder
+    # edges are those of the training events alone: no item hears another that only a later event put beside it
+    expected = co_interaction(training(interactions), 20, 3)
+    assert torch.equal(encoder.item_graph_sources, expected.sources)
+    assert encoder.user_graph_sources.tolist() == [user ^ 1 for user in range(40)]
+    asked = questions(interactions, "test", mask_seen=True)
+    judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
+    assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled", "gbce"])

@@ -1,0 +1,164 @@
+"""A value model's order of slates: each task's share of importance, and what the task gets of the order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsysml import sections
+from recsysml.data.impression_data import ImpressionTable
+from recsysml.engine import checkpoint, device
+from recsysml.errors import ConfigError
+from recsysml.metrics.page import slate_ndcg
+from recsysml.models.value_model import Slates, ValueModel, losses, make_slates, shares
+from recsysml.ranking.task_probabilities import Probabilities, open_probabilities
+
+logger = logging.getLogger("recsysml")
+
+# samples of requests from which the standard error of a share comes
+_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of one split. Per request, NaN where a task's label happened to nothing in it."""
+
+    requests: np.ndarray  # (R,)
+    ndcg: dict[str, np.ndarray]  # task -> (R,) of the order, judged by the task's labels
+    equal: dict[str, np.ndarray]  # the same of an order by the sum of all probabilities
+    shares: np.ndarray | None  # (T,) None of an expression
+    spread: np.ndarray | None  # (T,) standard errors
+    error: tuple[float, float] | None  # L1 gap to the shares asked for, and its standard error
+
+
+def judge(
+    model: ValueModel,
+    slates: Slates,
+    labels: Mapping[str, np.ndarray],
+    measure: str,
+    target: np.ndarray | None,
+) -> Judged:
+    """labels: task -> (n,) of the rows that the slates were made of. target (T,): the shares asked for, if any."""
+    value = model.values(slates.probabilities)
+    equal = slates.probabilities.sum(axis=2)
+    found = {task: slate_ndcg(slates.of(column), value, slates.real) for task, column in labels.items()}
+    simple = {task: slate_ndcg(slates.of(column), equal, slates.real) for task, column in labels.items()}
+    if model.expression is not None:
+        return Judged(slates.requests, found, simple, None, None, None)
+    lost = losses(measure, slates, model.weights)  # (R, T)
+    reached = shares(measure, lost.mean(axis=0))
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=_SAMPLES)  # (S, R) times each is taken
+    again = shares(measure, drawn @ lost / len(lost))
+    error = None
+    if target is not None:
+        gaps = np.abs(again - target).sum(axis=1)
+        error = float(np.abs(reached - target).sum()), float(gaps.std(ddof=1))
+    return Judged(slates.requests, found, simple, reached, again.std(axis=0, ddof=1), error)
+
+
+def record(run: Any, split: str, judged: Judged, model: ValueModel, naive: float | None = None) -> None:
+    """Put a split's metrics into the run's record. naive: the L1 gap if the shares asked for were the weights."""
+    for task, each in judged.ndcg.items():
+        counted = np.isfinite(each)
+        n = int(counted.sum())
+        error = float(each[counted].std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        value, simple = (float(np.mean(x[counted])) if n else np.nan for x in (each, judged.equal[task]))
+        run.metric(f"{split}/{task}/ndcg", value, stderr=error, n=n, better="higher", baseline=simple)
+        if n:
+            run.add_examples(f"{split}/{task}/ndcg", [str(id_) for id_ in judged.requests[counted]], each[counted])
+    if judged.error is not None:
+        value, error = judged.error
+        run.metric(
+            f"{split}/importance_l1", value, stderr=error, n=len(judged.requests), better="lower", baseline=naive
+        )
+
+
+def section(run: Any, judged: Mapping[str, Judged], model: ValueModel, target: np.ndarray | None, note: str) -> None:
+    """The weights and what came of them, as a table and bars of the report."""
+    first = next(iter(judged.values()))
+    columns = [
+        "task",
+        "weight",
+        "asked",
+        *(f"{split} share" for split in judged),
+        *(f"{split} NDCG" for split in judged),
+    ]
+    rows, bars = [], []
+    for place, task in enumerate(model.tasks):
+        asked = None if target is None else float(target[place])
+        weight = None if model.expression is not None else float(model.weights[place])
+        reached = [None if each.shares is None else float(each.shares[place]) for each in judged.values()]
+        ndcg = [
+            float(np.nanmean(each.ndcg[task])) if np.isfinite(each.ndcg[task]).any() else None
+            for each in judged.values()
+        ]
+        rows.append([task, weight, asked, *reached, *ndcg])
+        for split, each in judged.items():
+            if each.shares is not None and each.spread is not None:
+                value, error = float(each.shares[place]), 1.96 * float(each.spread[place])
+                bars.append(
+                    {"label": f"{task}, {split}", "value": value, "low": value - error, "high": value + error,
+                     "baseline": asked}
+                )  # fmt: skip
+    parts = [sections.table("Weights and what came of them", columns, rows)]
+    if first.shares is not None:
+        parts.append(sections.bars("Importance of each task; the line is what was asked for", "share", bars))
+    run.section("value_model", "Value model", parts, note)
+
+
+def sentence(split: str, judged: Judged, model: ValueModel) -> str:
+    """One line for the screen."""
+    parts = []
+    for place, task in enumerate(model.tasks):
+        of_share = "" if judged.shares is None else f"share {judged.shares[place]:.3f}, "
+        gained = judged.ndcg[task]
+        said = f"{np.nanmean(gained):.4f}" if np.isfinite(gained).any() else "none"
+        parts.append(f"{task} {of_share}NDCG {said}")
+    gap = "" if judged.error is None else f"; asked and reached differ by {judged.error[0]:.4f}"
+    return f"{split}, {len(judged.requests):,} slates: {'; '.join(parts)}{gap}"
+
+
+def labelled(
+    table: ImpressionTable, probabilities: Probabilities, split: str, tasks: list[str]
+) -> tuple[Slates, dict[str, np.ndarray]]:
+    """The slates of a split with the tasks' probabilities, and the tasks' labels of its rows."""
+    start, stop = table.bounds[split]
+    columns = {task: table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64) for task in tasks}
+    return make_slates(probabilities((start, stop)), table.requests[start:stop]), columns
+
+
+def protocol(table: ImpressionTable, measure: str) -> dict[str, Any]:
+    """How it was judged, for results.json: runs that differ here do not compare."""
+    return {"split": "time", "fit_range": table.fit_range, "ties": "mean gain", "slates": "as shown, 2 items or more",
+            "importance": measure}  # fmt: skip
+
+
+def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
+    """`recsysml eval` of a value model: judge a checkpoint on `config.eval.split` of `config.data`."""
+    tensors, found = checkpoint.load_weights(checkpoint_dir)
+    described = found.get("model", {})
+    if described.get("kind") != "value_model":
+        raise ConfigError(f"{checkpoint_dir} holds a model of kind {described.get('kind')!r}, not a value model")
+    machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
+    tasks, measure = described["tasks"], described["measure"]
+    weights = dict(zip(tasks, tensors["weights"].tolist(), strict=True))
+    model = ValueModel(tasks, weights, described["expression"])
+    target = tensors["target"].numpy() if "target" in tensors else None
+    table, probabilities = open_probabilities(
+        described["init_from"], config.data, tasks, batch_size=config.eval.batch_size, device=machine.device
+    )
+    run.set_data(table.name, table.fingerprint, table.sizes)
+    run.set_model(described["name"], described["kind"], len(tasks), 0)
+    run.set_protocol(**protocol(table, measure))
+    run.set_environment(machine.describe())
+    split = config.eval.split
+    slates, labels = labelled(table, probabilities, split, tasks)
+    judged = judge(model, slates, labels, measure, target)
+    record(run, split, judged, model)
+    logger.info("%s", sentence(split, judged, model))

@@ -1,0 +1,127 @@
+"""Calibration of a finished ranker: its logits on rows it did not learn from, against what happened there.
+
+The ranker takes no part: only its logits come in, so that nothing of it can move. A map that is fitted on the rows the
+ranker learnt from learns how well it remembers them, and does harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable
+
+logger = logging.getLogger("recsysml")
+
+# standard deviation of a cohort's shift before anything is seen of it, in logits: small cohorts keep near 0
+_PRIOR = 0.5
+
+
+def fit_calibration(
+    kind: str,
+    logits: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor,
+    cohorts: np.ndarray | Tensor | None = None,
+    cohort_sizes: Sequence[int] = (),
+) -> Calibration:
+    """The calibration of a kind (`nn.calibration.SHAPES`) with the least log loss on held-out rows, in eval mode.
+
+    logits, labels (N, K); a label that is NaN does not count, and a task without both answers is left as it is.
+    cohorts (N, C) ids below cohort_sizes (C,). The cohorts' shifts are those of the highest posterior under a normal
+    prior; everything else is plain maximum likelihood.
+    """
+    z = torch.as_tensor(logits).detach().to(torch.float64)  # (N, K)
+    y = torch.as_tensor(labels).detach().to(torch.float64)
+    if z.shape != y.shape or z.ndim != 2:
+        raise ValueError(f"logits {tuple(z.shape)} and labels {tuple(y.shape)} must both be (N, K)")
+    if not torch.isfinite(z).all():
+        raise ValueError("a logit is not finite: nothing can be fitted to it")
+    ids = None
+    if cohort_sizes:
+        if cohorts is None:
+            raise ValueError(f"cohort_sizes={list(cohort_sizes)} need cohorts (N, {len(cohort_sizes)})")
+        ids = torch.as_tensor(cohorts).to(torch.int64)
+    counted = ~torch.isnan(y)
+    fitted = [bool((y[:, task] == 0).any() and (y[:, task] == 1).any()) for task in range(y.shape[1])]
+    if not all(fitted):
+        left = [task for task, enough in enumerate(fitted) if not enough]
+        logger.warning("calibration leaves tasks %s as they are: the held-out rows hold one answer only", left)
+    counted &= torch.tensor(fitted)
+
+    if kind == "isotonic":
+        calibration = _isotonic(z, y, counted, cohort_sizes)
+    else:
+        calibration = Calibration(kind, z.shape[1], cohort_sizes)
+    calibration.double()
+    if isinstance(calibration.shape, IsotonicLayer):
+        calibration.shape.cover(torch.quantile(z[:100_000], 0.001, dim=0), torch.quantile(z[:100_000], 0.999, dim=0))
+    _least_log_loss(calibration, z, y, counted, ids)
+    return calibration.float().eval().requires_grad_(False)
+
+
+def _least_log_loss(calibration: Calibration, z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor | None) -> None:
+    """Moves what can be moved. The tasks share nothing, so one search over all finds each one's own optimum."""
+    parameters = list(calibration.parameters())
+    if not parameters:
+        return
+    target = torch.where(counted, y, 0.0)
+    weight = counted / counted.sum(dim=0).clamp(min=1)  # (N, K): each task's mean
+    rows = counted.sum(dim=0).clamp(min=1)
+    search = torch.optim.LBFGS(
+        parameters, max_iter=300, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        each = nn.functional.binary_cross_entropy_with_logits(calibration(z, cohorts), target, reduction="none")
+        value = (each * weight).sum()
+        if calibration.cohort is not None:
+            value = value + (0.5 * (calibration.cohort.shifts / _PRIOR) ** 2 / rows).sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+
+
+def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]) -> Calibration:
+    """The isotonic regression of each task; its probabilities keep half a row away from 0 and 1."""
+    knots = []
+    for task in range(z.shape[1]):
+        own = counted[:, task]
+        if own.any():
+            knots.append(isotonic_knots(z[own, task].numpy(), y[own, task].numpy()))
+        else:  # as it is, as far as a table can say it
+            at = np.linspace(float(z[:, task].min()) - 1e-6, float(z[:, task].max()) + 1e-6, 200)
+            knots.append((at, 1 / (1 + np.exp(-at))))
+    longest = max(len(at) for at, _ in knots)
+    calibration = Calibration("isotonic", z.shape[1], cohort_sizes, longest).double()
+    assert isinstance(calibration.shape, IsotonicTable)
+    for task, (at, p) in enumerate(knots):
+        nearest = 0.5 / max(2, int(counted[:, task].sum()))
+        for buffer, values in ((calibration.shape.at, at), (calibration.shape.probability, p)):
+            padded = np.pad(values, (0, longest - len(values)), mode="edge")
+            buffer[task] = torch.from_numpy(padded)
+        if counted[:, task].any():
+            calibration.shape.probability[task].clamp_(nearest, 1 - nearest)
+    return calibration
+
+
+def isotonic_knots(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z, y (n,) -> the knots of the isotonic regression of y on z: where they lie, rising, and the fit there.
+
+    Equal z share one value. Knots that a straight line between their neighbours gives anyway are left out.
+    """
+    from scipy.optimize import isotonic_regression
+
+    at, which = np.unique(z, return_inverse=True)
+    counts = np.bincount(which)
+    fit = isotonic_regression(np.bincount(which, weights=y) / counts, weights=counts).x
+    # both ends of each flat stretch say all
+    end = np.concatenate([fit[1:] != fit[:-1], [True]])
+    begin = np.concatenate([[True], end[:-1]])
+    kept = begin | end
+    return at[kept], np.asarray(fit[kept])

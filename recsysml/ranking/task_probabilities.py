@@ -1,0 +1,73 @@
+"""The probabilities that a value model weighs: of a trained ranker, or of a logistic regression a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from recsysml import lazy
+from recsysml.data import KINDS as DATA
+from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.progress import progress
+from recsysml.errors import ConfigError
+from recsysml.models.ranking_baselines import BASELINES
+from recsysml.models.value_model import checkpoint_folder
+from recsysml.ranking.baseline_features import baseline_features
+from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.scoring import logits
+
+# rows from and to -> (n, T)
+Probabilities = Callable[[tuple[int, int]], np.ndarray]
+
+
+def open_probabilities(
+    init_from: str | None, data: Any, tasks: Sequence[str], *, batch_size: int, device: Any = "cpu"
+) -> tuple[ImpressionTable, Probabilities]:
+    """The impressions of a data config, and what gives the probabilities of `tasks` for rows of them.
+
+    init_from: a run of a ranker, whose encoding the rows then have; its positions are left out, as when it serves.
+    Raises ConfigError where it does not predict a task.
+    """
+    load = lazy.resolve(f"{DATA[data.kind]}:load_impressions")
+    if init_from is None:
+        table: ImpressionTable = load(data)
+        return table, _regressions(table, tasks)
+    folder = checkpoint_folder(init_from)
+    if folder is None:
+        raise ConfigError(f"model.init_from={init_from}: there is no checkpoint any more.")
+    opened = open_ranker(folder, device)
+    if unknown := [task for task in tasks if task not in opened.model.tasks]:
+        raise ConfigError(
+            f"model.init_from={init_from} does not predict {unknown[0]}; it predicts {', '.join(opened.model.tasks)}."
+        )
+    table = load(data, opened.encoder)
+    columns = [opened.model.tasks.index(task) for task in tasks]
+
+    def of_ranker(rows: tuple[int, int]) -> np.ndarray:
+        found = logits(opened.model, table, rows, batch_size=batch_size, device=device, placed=False)
+        return np.asarray(expit(found[:, columns]))
+
+    return table, of_ranker
+
+
+def _regressions(table: ImpressionTable, tasks: Sequence[str]) -> Probabilities:
+    """One a task, fitted on the rows that are learnt from."""
+    start, stop = table.fitted
+    features = baseline_features("logistic_regression", table, (start, stop))
+    methods = []
+    with progress("fitting a logistic regression a task", len(tasks)) as advance:
+        for task in tasks:
+            method = BASELINES["logistic_regression"]()
+            labels = table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64)
+            method.fit(features, labels, "binary")
+            methods.append(method)
+            advance(1)
+
+    def of_regressions(rows: tuple[int, int]) -> np.ndarray:
+        asked = baseline_features("logistic_regression", table, rows)
+        return np.asarray(expit(np.stack([method.logits(asked, rows[1] - rows[0]) for method in methods], axis=1)))
+
+    return of_regressions

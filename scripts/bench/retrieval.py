@@ -1,0 +1,164 @@
+"""Finding items: exact top-k against torch, an approximate index against exact, the simulated world, 1M ids in JSON.
+
+    python scripts/bench/retrieval.py [--rounds 5] [--train]
+
+One thread each, interleaved, processor time: what others do on the machine is not in it. `--train` trains a small
+two_tower on the world first, and judges the index on its vectors; without it the index is left out, since vectors that
+are drawn at random are nothing like trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from recsysml.retrieval import index
+
+K = 100
+
+
+def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median processor seconds of each, one after the other, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, work in contenders.items():
+            started = time.process_time()
+            work()
+            if turn:
+                seconds[name].append(time.process_time() - started)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def exact(n_items: int = 100_000, width: int = 64, n_queries: int = 512, rounds: int = 5) -> dict[str, Any]:
+    """Our exact search against torch's product and topk of all queries at once, and whether both find the same."""
+    random = np.random.default_rng(1)
+    items = random.normal(size=(n_items, width)).astype(np.float32)
+    queries = random.normal(size=(n_queries, width)).astype(np.float32)
+    left, right = torch.from_numpy(queries), torch.from_numpy(items)
+    seconds = interleaved(
+        {
+            "ours": lambda: index.exact_top_k(queries, items, K),
+            "torch": lambda: (left @ right.T).topk(K, dim=1),
+        },
+        rounds,
+    )
+    ours, theirs = index.exact_top_k(queries, items, K)[0], (left @ right.T).topk(K, dim=1).indices.numpy()
+    return {**seconds, "ratio": seconds["torch"] / seconds["ours"], "same": float((ours == theirs).mean())}
+
+
+def trained(n_items: int = 60_000, steps: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (I, C) of items and (R, C) of users of a two_tower trained for so many steps on a large world."""
+    from recsysml.cli import main
+    from recsysml.retrieval.opening import open_retriever
+    from recsysml.retrieval.questions import before
+
+    with tempfile.TemporaryDirectory() as folder:
+        size = [f"data.items={n_items}", f"data.users={n_items // 10}", f"data.events={10 * n_items}"]
+        quick = ["eval.baselines=[]", "trainer.eval_every=0", "trainer.index=flat", "tracker.mode=disabled"]
+        words = [f"trainer.max_steps={steps}", "threads=1", "device=cpu", f"outputs={folder}", *size, *quick]
+        assert main(["train", "model=two_tower", *words]) == 0
+        (path,) = Path(folder).glob("train/*")
+        from recsysml import config, lazy
+        from recsysml.data import KINDS
+
+        settings = config.read_run(path).data
+        data = lazy.resolve(f"{KINDS[settings.kind]}:load")(settings)
+        retriever: Any = open_retriever(path / "checkpoints" / "best").retriever
+        users = np.unique(data.splits["test"].users)[:1000]
+        return retriever.item_vectors(), retriever.user_vectors(before(data, "test", users))
+
+
+def approximate(items: np.ndarray, queries: np.ndarray, rounds: int = 5) -> dict[str, Any]:
+    """An IVF index against our exact search. Its width of search was set on every other query, its recall is that on
+    the others."""
+    made = index.build(items, queries[::2], "ivf")
+    asked = queries[1::2]
+    seconds = interleaved(
+        {"exact": lambda: index.exact_top_k(asked, items, K), "ivf": lambda: made.search(asked, K)}, rounds
+    )
+    truth, found = index.exact_top_k(asked, items, K)[0], made.search(asked, K)[0]
+    recall = float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(truth, found, strict=True)]))
+    told = {"nlist": made.faiss.nlist, "nprobe": made.faiss.nprobe, "recall": recall}
+    return {**seconds, "ratio": seconds["exact"] / seconds["ivf"], "items": len(items), **told}
+
+
+def world(rounds: int = 3) -> dict[str, float]:
+    """Processor seconds to make 2,000 users x 2,000 items x 100,000 events."""
+    from recsysml.data.world import load
+    from recsysml.schemas.data import WorldConfig
+
+    return {"seconds": interleaved({"world": lambda: load(WorldConfig())}, rounds)["world"]}
+
+
+def ids(n: int = 1_000_000) -> dict[str, float]:
+    """Processor seconds to write and to read n ids as the JSON of a checkpoint, and its megabytes."""
+    from recsysml.files import write_json
+
+    names = [f"user-{i * 7919 % (10 * n)}" for i in range(n)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "checkpoint.json"
+        seconds = interleaved(
+            {
+                "write": lambda: write_json(file, {"ids": {"users": names}}),
+                "read": lambda: json.loads(file.read_bytes()),
+            },
+            rounds=1,
+        )
+        return {**seconds, "megabytes": file.stat().st_size / 1e6}
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Work, what was to be reached, what was reached, and beside what: for the table of all benchmarks."""
+    found = result["exact"]
+    same = f"{found['same']:.2%} of the places the same"
+    table = [
+        ("exact top-100, 100,000 x 64", "3x", f"{found['ratio']:.1f}x, {same}", "torch matmul + topk: 1x"),
+        ("a world of 2,000 x 2,000 x 100,000", "5 s", f"{result['world']['seconds']:.1f} s", ""),
+    ]
+    if "ivf" in result:
+        found = result["ivf"]
+        reached = f"{found['ratio']:.1f}x at recall@100 {found['recall']:.4f}"
+        beside = f"our exact search: 1x; {found['nprobe']} of {found['nlist']} cells"
+        table.append((f"IVF on trained vectors of {found['items']:,} items", "8x at .99", reached, beside))
+    told = result["ids"]
+    reached = f"{told['write']:.1f} s to write, {told['read']:.1f} s to read, {told['megabytes']:.0f} MB"
+    return [*table, ("a checkpoint's map of 1,000,000 ids", "2 s", reached, "")]
+
+
+def measure(rounds: int = 5, train: bool = True) -> dict[str, Any]:
+    threads = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    try:
+        found: dict[str, Any] = {"exact": exact(rounds=rounds), "world": world(), "ids": ids()}
+        if train:
+            found["ivf"] = approximate(*trained(), rounds=rounds)
+    finally:
+        torch.set_num_threads(threads[0])
+        faiss.omp_set_num_threads(threads[1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train", action="store_true")
+    arguments = parser.parse_args()
+    found = measure(arguments.rounds, arguments.train)
+    for work, reach, reached, beside in rows(found):
+        print(f"{work}: {reached} (to reach: {reach})" + (f"; beside {beside}" if beside else ""))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

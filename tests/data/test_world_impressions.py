@@ -1,0 +1,67 @@
+"""The world's log as impressions: every event once, and nothing of a row's own slate among its inputs."""
+
+import numpy as np
+import pytest
+
+from recsysml.data import world
+from recsysml.data.world_impressions import read
+from recsysml.errors import ConfigError
+from recsysml.schemas.data import WorldConfig
+
+
+def small(seed=1, **changes):
+    return WorldConfig(**{"users": 60, "items": 150, "events": 3000, "seed": seed} | changes)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_impression_is_a_row_with_its_labels(seed):
+    config = small(seed)
+    opened = world.open_world(config)
+    raw = read(config, opened, world.FORMAT)
+    parts = list(opened)
+    for name in config.task_types():
+        assert raw.labels[name].sum() == sum(int(getattr(shown, name).sum()) for _, shown in parts)
+    assert len(raw.requests) == 3000
+    shown = {}
+    for requests, part in parts:
+        places = zip(requests.ids[part.requests].tolist(), part.positions.tolist(), strict=True)
+        shown |= dict(zip(places, part.items.tolist(), strict=True))
+    for row in range(0, 3000, 7):
+        assert shown[raw.requests[row].item(), raw.positions[row].item()] == int(raw.sparse["item"][row])
+    changes = raw.requests[1:] != raw.requests[:-1]
+    assert changes.sum() + 1 == len(np.unique(raw.requests))  # a request's rows stand side by side
+    assert (np.diff(raw.times) >= 0).all()
+
+
+def test_a_row_knows_nothing_of_its_own_request():
+    config = small(3)
+    opened = world.open_world(config)
+    raw = read(config, opened, world.FORMAT)
+    users = raw.sparse["user"].cast(int).to_numpy()
+    parts = [shown for _, shown in opened]
+    event_users = np.concatenate([part.users for part in parts])
+    event_times = np.concatenate([part.times for part in parts])
+    event_items = np.concatenate([part.items for part in parts])
+    items = raw.history["past_item"].cast(int).to_numpy()
+    for row in range(0, 3000, 11):
+        before = (event_users == users[row]) & (event_times < raw.times[row])
+        order = np.argsort(event_times[before], kind="stable")
+        assert items[raw.history_starts[row] : raw.history_stops[row]].tolist() == event_items[before][order].tolist()
+    same = raw.requests[1:] == raw.requests[:-1]
+    assert (raw.history_stops[1:] == raw.history_stops[:-1])[same].all()
+
+
+def test_no_input_is_an_outcome():
+    """Of each input no single column tells a label apart, as an outcome would."""
+    table = world.load_impressions(small(4, events=4000))
+    assert set(table.shape.tasks) == {"click", "long_view", "like", "share", "skip", "leave"}
+    assert not set(table.shape.tasks) & {*table.shape.dense, *table.shape.sparse, *table.shape.bags}
+    for column in [*table.dense.T, *table.sparse.T]:
+        assert abs(np.corrcoef(column, table.labels[:, 0])[0, 1]) < 0.4 or np.std(column) == 0
+
+
+def test_the_same_config_gives_the_same_table_and_another_split_is_refused():
+    assert world.load_impressions(small()).fingerprint == world.load_impressions(small()).fingerprint
+    assert world.load_impressions(small()).fingerprint != world.load_impressions(small(2)).fingerprint
+    with pytest.raises(ConfigError, match=r"use data\.split=time"):
+        world.load_impressions(small(split="last_out"))

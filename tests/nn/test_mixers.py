@@ -1,0 +1,83 @@
+"""Mixers against networks run one by one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recsysml.nn.mixers import Experts, make_mixer
+
+
+def alone(experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
+    """One expert's output for one row, layer by layer."""
+    for weight, bias in zip(experts.weights, experts.biases, strict=True):
+        out = len(weight) // experts.n
+        part = slice(expert * out, (expert + 1) * out)
+        x = F.relu(weight[part] @ x + bias[part])
+    return x
+
+
+def made(kind, tasks=3, seed=0):
+    torch.manual_seed(seed)
+    return make_mixer(kind, 6, tasks, [8, 5], n_experts=4, n_task_experts=2)
+
+
+@pytest.mark.parametrize("widths", [[5], [8, 5], [8, 7, 5]])
+def test_experts_together_are_experts_alone(widths):
+    torch.manual_seed(1)
+    experts = Experts(3, 6, widths)
+    x = torch.randn(4, 6)
+    found = experts(x)
+    for row in range(4):
+        for expert in range(3):
+            torch.testing.assert_close(found[row, expert], alone(experts, expert, x[row]))
+
+
+def test_mmoe_weighs_experts_by_each_tasks_gate():
+    mixer = made("mmoe")
+    x = torch.randn(5, 6)
+    found = mixer(x)
+    assert found.shape == (5, 3, 5)
+    gates = mixer.gates.weight.view(3, 4, 6)
+    for row in range(5):
+        each = torch.stack([alone(mixer.experts, expert, x[row]) for expert in range(4)])
+        for task in range(3):
+            torch.testing.assert_close(found[row, task], (gates[task] @ x[row]).softmax(0) @ each)
+
+
+def test_a_shared_bottom_gives_every_task_the_same():
+    mixer = made("shared_bottom")
+    x = torch.randn(5, 6)
+    found = mixer(x)
+    for task in range(3):
+        torch.testing.assert_close(found[2, task], alone(mixer.bottom, 0, x[2]))
+
+
+def test_ple_is_its_levels_and_a_task_reads_no_others_experts_at_the_last():
+    mixer = made("ple", tasks=2)
+    x = torch.randn(3, 6)
+    found = mixer(x)
+    for row in range(3):
+        tasks, shared = [x[row], x[row]], x[row]
+        for level in range(2):
+            common = [alone(mixer.shared[level], expert, shared) for expert in range(4)]
+            own = [[alone(mixer.own[level][t], expert, tasks[t]) for expert in range(2)] for t in range(2)]
+            new = [mixer.gates[level][t](tasks[t]).softmax(0) @ torch.stack([*own[t], *common]) for t in range(2)]
+            if level == 0:
+                everyone = torch.stack([*own[0], *own[1], *common])
+                shared = mixer.shared_gates[0](shared).softmax(0) @ everyone
+            tasks = new
+        torch.testing.assert_close(found[row], torch.stack(tasks))
+    before = found[:, 0].clone()
+    with torch.no_grad():
+        mixer.own[1][1].weights[0] += 1.0
+    assert torch.equal(mixer(x)[:, 0], before)
+    assert not torch.equal(mixer(x)[:, 1], found[:, 1])
+
+
+@pytest.mark.parametrize("kind", ["shared_bottom", "mmoe", "ple"])
+def test_every_task_reaches_the_shared_weight(kind):
+    mixer = made(kind)
+    assert mixer.width == 5
+    for task in range(3):
+        (gradient,) = torch.autograd.grad(mixer(torch.randn(9, 6))[:, task].sum(), mixer.shared_weight())
+        assert gradient.abs().sum() > 0

@@ -1,0 +1,211 @@
+"""The real trainer on a small table: it learns what is planted; stopped and resumed it gives the same numbers."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsysml import job
+from recsysml.cli import main
+from recsysml.data.impression_batches import ImpressionInputs
+from recsysml.data.impressions import load_impressions
+from recsysml.errors import ConfigError, Interrupted
+from recsysml.evals import ranking as evals
+from recsysml.models.mtml import MTML
+from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.scoring import logits
+from recsysml.results import Run
+from recsysml.schemas.evals import RankingEvalConfig
+from recsysml.schemas.impressions import ImpressionsConfig
+from recsysml.schemas.rankers import MTMLConfig
+from recsysml.schemas.run import RunConfig, TrackerConfig
+from recsysml.schemas.trainers import RankingTrainerConfig
+from recsysml.trainers.ranking import TaskLoss, gradient_norms
+
+N = 2400
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch():
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A click where user and item are of one parity, nearly always; a like only of clicked ones; places hide a half."""
+    rng = np.random.default_rng(0)
+    users, items, places = rng.integers(0, 6, N), rng.integers(0, 6, N), rng.integers(0, 2, N)
+    relevant = rng.random(N) < np.where((users + items) % 2 == 0, 0.9, 0.1)
+    click = relevant & ((places == 0) | (rng.random(N) < 0.5))
+    like = click & (rng.random(N) < np.where(items < 3, 0.8, 0.2))
+    columns = {"user": users, "item": items, "place": places, "noise": rng.normal(size=N).round(3)}
+    columns |= {"slate": np.arange(N) // 4, "click": click.astype(int), "like": like.astype(int)}
+    path = tmp_path / "log.csv"
+    pl.DataFrame(columns).write_csv(path)
+    return path
+
+
+def data(file):
+    return ImpressionsConfig(
+        path=str(file), position_column="place", request_column="slate", user_column="user", target_column="item",
+        dense=["noise"], sparse=["user", "item"], labels={"click": "binary", "like": "binary"},
+    )  # fmt: skip
+
+
+def configure(file, model=None, **trainer):
+    plain = {"max_steps": 120, "batch_size": 100, "lr": 2e-2, "warmup_steps": 5, "precision": "fp32"}
+    plain |= {"eval_every": 20, "checkpoint_every": 10}
+    small = {"d_embedding": 8, "expert_widths": [16], "tower_widths": [8], "n_experts": 2}
+    return RunConfig(
+        model=MTMLConfig(**small | (model or {})),
+        data=data(file),
+        trainer=RankingTrainerConfig(**{**plain, **trainer}),
+        eval=RankingEvalConfig(baselines=["base_rate", "logistic_regression"]),
+        tracker=TrackerConfig(mode="disabled"),
+        device="cpu",
+        threads=1,
+        progress="never",
+    )
+
+
+def train(config, root, resume=None):
+    config = job.resolve(config)
+    if resume is None:
+        run = Run.create(root, "train", "mtml", argv=[], config=job.to_dict(config), overrides=[])
+    else:
+        run = Run.reopen(resume)
+    job.run(config, run)
+    return run.path
+
+
+def results(path):
+    return json.loads((path / "results.json").read_text())
+
+
+def lines(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "impressions_per_second")} for row in rows]
+
+
+CHOICES = [
+    {},
+    {"position": "examination", "factorised": {"like": "click"}, "weighting": "uncertainty"},
+    {"mixer": "ple", "interaction": "dot", "weighting": "gradnorm"},
+]
+
+
+@pytest.mark.parametrize("model", CHOICES, ids=str)
+def test_what_is_planted_is_learnt_and_no_linear_model_finds_it(file, tmp_path, model):
+    path = train(configure(file, model), tmp_path)
+    found = results(path)
+    auc = found["metrics"]["test/click/auc"]
+    assert auc["value"] > 0.8
+    assert auc["baseline"] == 0.5
+    assert auc["baselines"]["logistic_regression"] < 0.75
+    assert 0 < auc["stderr"] < 0.05
+    assert found["metrics"]["test/click/ne"]["value"] < 0.9
+    assert found["metrics"]["test/click/ne"]["baseline"] == pytest.approx(1, abs=0.02)
+    assert found["metrics"]["test/like/auc"]["value"] > 0.75
+    assert found["protocol"]["positions"] == "as shown"
+    assert found["throughput"]["unit"] == "impressions/s"
+    assert found["data"]["sizes"] == {"train": 1680, "val": 240, "test": 480}
+
+
+def test_a_checkpoint_scores_as_the_trained_model_did(file, tmp_path):
+    path = train(configure(file, {"factorised": {"like": "click"}}), tmp_path)
+    opened = open_ranker(path / "checkpoints" / "best")
+    table = load_impressions(data(file), opened.encoder)
+    assert table.fingerprint == results(path)["data"]["fingerprint"]
+    scores = logits(opened.model, table, table.bounds["test"], batch_size=50)
+    judged = evals.judge(scores, table, table.bounds["test"], opened.model.tasks)
+    for task in ("click", "like"):
+        for name, (value, error, n) in judged[task].items():
+            metric = results(path)["metrics"][f"test/{task}/{name}"]
+            assert metric["value"] == pytest.approx(value, abs=1e-6)
+            assert metric["stderr"] == pytest.approx(error, abs=1e-6)
+            assert metric["n"] == n
+    served = logits(opened.model, table, table.bounds["test"], batch_size=77, placed=False)
+    start, stop = table.bounds["test"]
+    top = table.positions[start:stop] == 0
+    assert np.allclose(served[top], scores[top], atol=1e-5)
+    assert served[~top, 0].mean() > scores[~top, 0].mean() + 0.2  # what the lower place hid is given back
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(file, tmp_path, monkeypatch):
+    config = configure(file, {"weighting": "gradnorm", "dropout": 0.1}, max_steps=25)
+    whole = train(config, tmp_path / "whole")
+    log = Run.log
+
+    def stop(self, step, values):
+        log(self, step, values)
+        if step == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", stop)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped")
+    monkeypatch.setattr(Run, "log", log)
+    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    train(config, tmp_path, resume=path)
+    assert lines(path) == lines(whole)
+    assert results(path)["metrics"] == results(whole)["metrics"]
+
+
+def test_gradnorm_is_given_each_tasks_own_gradient(file):
+    """The norms by one backward pass a task, on a model of its own."""
+    table = load_impressions(data(file))
+    torch.manual_seed(0)
+    model = MTML(configure(file, {"weighting": "gradnorm"}).model, table.shape)
+    batch = ImpressionInputs(table, 5).of(np.arange(50))
+    loss = TaskLoss(model, [0, 1], ["binary", "binary"])
+    value, named = loss(model, *batch)
+    assert named["train/loss"].item() == pytest.approx(
+        (named["train/click/loss"] + named["train/like/loss"]).item() / 2
+    )
+    logits_ = model(*batch[:-1])
+    for task in range(2):
+        own = torch.nn.functional.binary_cross_entropy_with_logits(logits_[:, task], batch[-1][:, task])
+        model.zero_grad()
+        own.backward(retain_graph=True)
+        wanted = model.mixer.shared_weight().grad.norm()
+        torch.testing.assert_close(gradient_norms(own[None], model.mixer.shared_weight())[0], wanted)
+    value.backward()
+    assert model.task_weights.scores.grad.abs().sum() > 0
+
+
+def test_gradnorm_needs_the_plain_backward_pass(file, tmp_path):
+    with pytest.raises(ConfigError, match=r"needs trainer\.compile=false"):
+        train(configure(file, {"weighting": "gradnorm"}, compile=True), tmp_path)
+
+
+def test_from_the_command_line_and_judged_again(file, own_outputs, capsys):
+    words = [
+        "train", "model=mtml", "data=impressions", f"data.path={file}", "data.position_column=place",
+        "data.sparse=[user,item]", "+data.labels.click=binary", "+data.labels.like=binary", "model.expert_widths=[16]",
+        "model.d_embedding=8", "trainer.max_steps=30", "trainer.lr=1e-2", "trainer.batch_size=100",
+        "eval.baselines=[base_rate]", "threads=1", "device=cpu",
+    ]  # fmt: skip
+    assert main(words) == 0
+    (path,) = (own_outputs / "train").iterdir()
+    assert main(["eval", f"checkpoint={path}"]) == 0
+    (judged,) = (own_outputs / "eval").iterdir()
+    test = {name: entry for name, entry in results(path)["metrics"].items() if name.startswith("test/")}
+    again = results(judged)["metrics"]
+    assert again.keys() == test.keys()
+    for name, entry in test.items():
+        assert again[name]["value"] == pytest.approx(entry["value"], abs=1e-6)
+    capsys.readouterr()
+    for extra, line in (
+        (["model.tasks=[clik]"], "model.tasks: clik is no task here. Did you mean: click?"),
+        (["data.sparse=[user,thing]"], "no column 'thing' (data.sparse)"),
+        (["data=ml-100k"], "data that fit model=mtml: impressions, kuairand, world"),
+    ):
+        assert main([*words, *extra]) == 2
+        assert line in capsys.readouterr().err
+    assert len(list((own_outputs / "train").iterdir())) == 1  # nothing was written

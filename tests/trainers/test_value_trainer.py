@@ -1,0 +1,50 @@
+"""A value model through the whole command: tuned on the simulated world, judged, opened again."""
+
+import json
+
+import pytest
+import torch
+
+from recsysml.cli import main
+
+WORLD = ["data=world", "data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run_of(folder, command):
+    (path,) = (folder / command).iterdir()
+    return path, json.loads((path / "results.json").read_text())
+
+
+def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
+    asked = "model.importance={click: 0.3, long_view: 0.5, like: 0.2}"
+    assert main(["train", "model=value_model", asked, *WORLD]) == 0
+    path, results = run_of(own_outputs, "train")
+    metrics = results["metrics"]
+    assert metrics["val/importance_l1"]["value"] < 0.01 < metrics["val/importance_l1"]["baseline"]
+    assert metrics["test/importance_l1"]["value"] < metrics["test/importance_l1"]["baseline"]
+    assert {"test/click/ndcg", "test/long_view/ndcg", "test/like/ndcg"} <= set(metrics)
+    assert all(0 < metrics[f"test/{task}/ndcg"]["value"] <= 1 for task in ("click", "long_view", "like"))
+    section = json.loads((path / "sections" / "value_model.json").read_text())
+    assert [row[0] for row in section["parts"][0]["rows"]] == ["click", "long_view", "like"]
+    assert section["parts"][1]["bars"][0]["baseline"] == pytest.approx(0.3)
+    capsys.readouterr()
+
+    assert main(["eval", f"checkpoint={path}", "model=value_model", *WORLD]) == 0
+    _, again = run_of(own_outputs, "eval")
+    for name in ("test/importance_l1", "test/like/ndcg"):
+        assert again["metrics"][name]["value"] == pytest.approx(metrics[name]["value"])
+
+
+def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, capsys):
+    assert main(["train", "model=value_model", "model.expression=p_long_view / p_leave", *WORLD]) == 0
+    _, results = run_of(own_outputs, "train")
+    assert set(results["metrics"]) == {f"{s}/{t}/ndcg" for s in ("val", "test") for t in ("long_view", "leave")}
+    assert main(["train", "model=value_model", "model.expression=p_long_vew / p_leave", *WORLD]) == 2
+    assert "Did you mean: p_long_view" in capsys.readouterr().err
+    assert len(list((own_outputs / "train").iterdir())) == 1
