@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import catalogue, data, evals, lazy, models, trainers
-from recsysml.engine.signals import termination_interrupts
+from recsysml.engine.signals import termination_interrupts, uninterrupted
 from recsysml.environment import usable_cores
-from recsysml.errors import DataError, Interrupted
+from recsysml.errors import ConfigError, DataError, Interrupted
 from recsysml.files import make_cache_dir
 from recsysml.models import extras
 from recsysml.results import Run
@@ -31,7 +31,14 @@ def check(config: RunConfig) -> None:
 
     Raises ConfigError or DataError with the one line that mends it.
     """
-    make_cache_dir()
+    if config.tasks or config.model.accepts == "text":
+        make_cache_dir()
+    parts = getattr(config.trainer, "grad_accum", 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    if getattr(config.trainer, "batch_size", 0) % parts:
+        raise ConfigError(
+            f"trainer.batch_size={config.trainer.batch_size}: it must be a multiple of trainer.grad_accum x processes,"
+            f" which is {parts}"
+        )
     for kind in (config.model.kind, *getattr(config.eval, "baselines", ())):
         extras.check(kind)
     if not config.tasks or "heldout" in config.tasks:  # other tasks bring their own text
@@ -122,21 +129,24 @@ def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> N
     if run is None:
         return _work(config, None, checkpoint)
     tracker = config.tracker
-    try:
-        with termination_interrupts():
+    with termination_interrupts():
+        try:
             run.tracker = Tracker.start(
                 tracker.mode, tracker.project, tracker.group, tracker.tags, run.path, run.id, to_dict(config)
             )
             _work(config, run, checkpoint)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        run.finish("interrupted", str(stop) or "interrupted")
-        raise Interrupted(str(stop) or "interrupted") from None
-    except Exception as error:
-        line = one_line(error)
-        logger.error("%s (traceback in %s)", line, run.path / "run.log", exc_info=True)
-        run.finish("failed", line)
-        raise
-    run.finish("ok")
+            with uninterrupted():
+                run.finish("ok")
+        except (Interrupted, KeyboardInterrupt) as stop:
+            with uninterrupted():
+                run.finish("interrupted", str(stop) or "interrupted")
+            raise Interrupted(str(stop) or "interrupted") from None
+        except Exception as error:
+            line = one_line(error)
+            logger.error("%s (traceback in %s)", line, run.path / "run.log", exc_info=True)
+            with uninterrupted():
+                run.finish("failed", line)
+            raise
 
 
 def _work(config: RunConfig, run: Run | None, checkpoint: Path | None) -> None:

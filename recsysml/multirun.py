@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsysml import config as configs
+from recsysml.engine.signals import termination_interrupts
 from recsysml.errors import ConfigError
 from recsysml.launch import Command, do, label, only_for_train, outputs, parents
 from recsysml.schemas.run import RunConfig
@@ -116,7 +117,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
             task = SweepTask(command, name, since, len(planned), common, alone=not parallel)
             hydras_own = [f"hydra.sweep.dir='{scratch}'", "hydra.sweep.subdir=."]  # its multirun.yaml is not ours
             try:
-                hydra.multirun("config", task, [*words, *hydras_own], with_log_configuration=False)
+                with termination_interrupts():
+                    hydra.multirun("config", task, [*words, *hydras_own], with_log_configuration=False)
             except KeyboardInterrupt:
                 interrupted = True
             content = sweeps.summary(folder, planned, command.argv, since, over=True)

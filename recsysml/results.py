@@ -245,7 +245,7 @@ class Run:
 
         status: ok, failed or interrupted. Examples that cannot be written cost the paired `diff`, not the run: it says
         so on the screen and under `run.warnings`. If results.json itself cannot be written, an `ok` run raises JobError
-        (it would otherwise look unfinished for ever); a failed one only warns, so that its own error is what is seen.
+        and is not ended: its caller ends it as failed. That only warns, so that its own error is what is seen.
         """
         assert status in STATUSES[1:], status
         self.record["run"].update(status=status, error=error)
@@ -257,13 +257,12 @@ class Run:
             if status == "ok":
                 raise JobError(text) from problem
             logger.warning(text)
-        finally:
-            if self.tracker is not None:
-                metrics = {name: entry["value"] for name, entry in self.record["metrics"].items()}
-                self.tracker.finish(status, metrics)
-            self._metrics.close()
-            self._samples.close()
-            self._log.close()
+        if self.tracker is not None:
+            metrics = {name: entry["value"] for name, entry in self.record["metrics"].items()}
+            self.tracker.finish(status, metrics)
+        self._metrics.close()
+        self._samples.close()
+        self._log.close()
 
     def _save_examples(self) -> None:
         if not self._examples:

@@ -177,6 +177,11 @@ def test_pairs_that_cannot_work_list_what_fits(own: Path) -> None:
     assert "films" not in fitting
 
 
+def test_a_loss_of_one_vector_a_user_does_not_fit_several() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.loss=cluster does not fit model=multi_head"):
+        config.compose(["model=multi_head", "trainer.loss=cluster"])
+
+
 def test_friends_are_asked_of_data_that_has_them() -> None:
     with pytest.raises(ConfigError) as caught:
         config.compose(["model=two_tower", "model.user_graph=friends", "data=ml-100k"])

@@ -16,6 +16,7 @@ import pytest
 from recsysml import files, job
 from recsysml.cli import main
 from recsysml.errors import DataError, Interrupted, JobError
+from recsysml.results import Run
 
 TRAIN = ["train", "tracker.mode=disabled"]
 
@@ -240,6 +241,50 @@ def test_other_ranks_of_torchrun_write_nothing(
     assert main(TRAIN) == 0
     assert seen == [None]
     assert not own_outputs.exists()
+
+
+def test_a_batch_that_does_not_divide_among_processes_is_a_mistake(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main([*TRAIN, "trainer.batch_size=8", "trainer.grad_accum=2"]) == 2
+    assert "multiple of trainer.grad_accum x processes, which is 6" in capsys.readouterr().err
+    assert not own_outputs.exists()
+
+
+def test_a_record_that_cannot_be_completed_is_said(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is full in the last moment."""
+    whole = Run.save
+
+    def save(run: Run) -> None:
+        if run.record["run"]["status"] == "ok":
+            raise OSError(28, "No space left on device")
+        whole(run)
+
+    monkeypatch.setattr(Run, "save", save)
+    assert main(TRAIN) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    (run,) = runs(own_outputs)
+    assert results(run)["run"]["status"] == "failed"
+    assert "No space left" in (run / "run.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_record_is_completed_is_let_pass(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = Run.finish
+
+    def finish(run: Run, status: str, error: str | None = None) -> None:
+        os.kill(os.getpid(), number)
+        whole(run, status, error)
+
+    monkeypatch.setattr(Run, "finish", finish)
+    assert main(TRAIN) == 0
+    (run,) = runs(own_outputs)
+    assert results(run)["run"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -175,12 +175,12 @@ def _positions(config: ImpressionsConfig, rows: polars.DataFrame, where: _Rows) 
 def _labels(config: ImpressionsConfig, name: str, values: polars.Series, where: _Rows) -> np.ndarray:
     """(N,) float64. Raises DataError for what is missing, no number, or of a binary one neither 0 nor 1."""
     if name in config.positive:
-        found = (values == config.positive[name]).fill_null(False)
+        chosen = (values == config.positive[name]).fill_null(False)
         if values.null_count():
             raise DataError(f"{where[int(values.is_null().arg_max() or 0)]}: label {name} is missing")
-        if not found.any():
+        if not chosen.any():
             raise DataError(f"{where.files[0]}: no row has {name}={config.positive[name]!r} (data.positive)")
-        return found.cast(int).to_numpy().astype(np.float64)
+        return chosen.to_numpy().astype(np.float64)
     found = _numbers(values, where, strict=True)
     wrong = np.isnan(found)
     if config.labels[name] == "binary":

@@ -88,7 +88,9 @@ def read(config: KuaiRandConfig) -> RawImpressions:
     place, starts, stops = past(users, times, users[events], times[events])
     of = events[place]  # rows of the past, user by user
     responses = {name: numbers[LABELS[name]] for name in _REMEMBERED}
-    response = sum(values.astype(np.int64) << bit for bit, values in enumerate(responses.values()))
+    response = np.zeros(len(rows), np.int64)  # a bit a response
+    for bit, values in enumerate(responses.values()):
+        response += values.astype(np.int64) << bit
     ids: dict[str, polars.Series] = {"user": rows["user_id"], "video": rows["video_id"]}
     ids |= {"hour": _texts(numbers["hourmin"] // 100), "weekday": _texts((times / 3600 + _ZONE_HOURS) // 24 % 7)}
     dense = {"log_duration": np.log1p(numbers["duration_ms"] / 1000), "log_past": np.log1p(stops - starts)}

@@ -53,7 +53,8 @@ def save(
     """Write `root/step-XXXXXXXX`, point `last` (and `best`) at it, and drop all but the newest `keep` and the best.
 
     Everything is written under a hidden name, flushed to the disk and renamed: a crash or a full disk at any moment
-    leaves the checkpoints that were there. Raises JobError when the disk does not take it.
+    leaves the checkpoints that were there (of a step that is saved again, for a moment, only a hidden one). Raises
+    JobError when the disk does not take it.
     """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{step:08d}"
@@ -67,17 +68,17 @@ def save(
         sums = {name: sha256(hidden / name) for name in (WEIGHTS, STATE)}
         write_json(hidden / METADATA, {"format": FORMAT, "step": step, **metadata, "files": sums})
         _put(hidden, final)
+        _link(root / "last", final.name)
+        if is_best:
+            _link(root / "best", final.name)
+        _sync(root)
+        _drop_old(root, keep)
     except OSError as error:
         shutil.rmtree(hidden, ignore_errors=True)
         raise JobError(f"could not write checkpoint {final.name}: {error}; {_still_there(root)}") from error
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
-    _link(root / "last", final.name)
-    if is_best:
-        _link(root / "best", final.name)
-    _sync(root)
-    _drop_old(root, keep)
     return final
 
 

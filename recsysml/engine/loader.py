@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -33,10 +34,10 @@ def default_workers(device: torch.device) -> int:
 def iterate(batches: Batches, start: int, stop: int, device: torch.device, workers: int | None) -> Iterator[Batch]:
     """Batches `start` .. `stop - 1`, in order, on `device`.
 
-    With workers they are read by background threads, four ahead each; for a GPU they lie in pinned memory and are
-    copied while the device still works on the step before. Threads and not processes: a batch is cut from arrays
-    outside the interpreter's lock, and handing one over costs nothing, where a process copies it through shared
-    memory. Draws nothing from the global generators; an error in a worker is raised at its batch's turn.
+    With workers they are read by background threads, four ahead each; for a GPU they lie in pinned memory, so that the
+    copy is queued behind the step before without the host waiting for either. Threads and not processes: a batch is
+    cut from arrays outside the interpreter's lock, and handing one over costs nothing, where a process copies it
+    through shared memory. Draws nothing from the global generators; an error in a worker is raised at its batch's turn.
     """
     count = default_workers(device) if workers is None else workers
     pin = device.type == "cuda"
@@ -52,7 +53,9 @@ def iterate(batches: Batches, start: int, stop: int, device: torch.device, worke
         for i in range(start, stop):
             yield moved(read(i))
         return
-    pool = ThreadPoolExecutor(count, thread_name_prefix="batches")
+    # the current device is a thread's own: without it pinning would open a context on the first GPU
+    start_thread = partial(torch.cuda.set_device, device) if pin else None
+    pool = ThreadPoolExecutor(count, thread_name_prefix="batches", initializer=start_thread)
     waiting: deque[Future[Batch]] = deque()
     try:
         for i in range(start, stop):

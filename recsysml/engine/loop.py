@@ -5,10 +5,12 @@ It knows nothing of language or recommendations. A trainer hands it a `Task`, wh
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ from recsysml.engine.schedule import learning_rate
 from recsysml.engine.signals import StopRequest
 from recsysml.engine.throughput import Meter, peak_flops
 from recsysml.errors import Interrupted, JobError
+
+logger = logging.getLogger("recsysml")
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def fit(
         done, best_value, best_step = saved["step"], saved["best_value"], saved["best_step"]
         kept = checkpoint.find_best(resume.path.parent, best_step)
         if kept is None:  # damaged or gone: any later validation beats it, and until then these weights stand in
-            kept, best_value, best_step = resume.path, math.inf, done
+            kept, best_step = resume.path, done
+            best_value = -math.inf if task.higher_is_better else math.inf
         if world.main:  # a crash may have come between a checkpoint and its link
             checkpoint.mark_best(kept)
         checkpoint.put_weights(model, saved.get("weights", resume.tensors), resume.path)
@@ -100,6 +105,11 @@ def fit(
         scaler.load_state_dict(saved["scaler"])
         if average is not None:
             average.restore(saved["average"])
+        if len(saved["random"]) != world.size:
+            logger.warning(
+                "%s processes go on with a run of %s: its numbers will not be those of an uninterrupted one",
+                *(world.size, len(saved["random"])),
+            )
         seeds.restore(saved["random"][world.rank % len(saved["random"])])
 
     forward = world.wrap(model, machine.device)
@@ -141,8 +151,11 @@ def fit(
 
     def save(step: int, is_best: bool) -> None:
         random = world.gather(seeds.state())
-        if root is None:
-            return
+        if root is not None:
+            write(root, step, is_best, random)
+        world.share(step)  # no process reads a checkpoint that the main one is still writing
+
+    def write(root: Path, step: int, is_best: bool, random: list[Any]) -> None:
         state = {
             "step": step,  # also the position in the data: batch i is a function of i alone
             "best_value": best_value,
@@ -165,13 +178,15 @@ def fit(
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
-    with StopRequest() as stop, Progress(config.max_steps, done, unit=task.unit, mode=_mode(progress, world)) as shown:
+    ahead = iterate(batches, done, config.max_steps, machine.device, config.loader_workers)
+    bar = Progress(config.max_steps, done, unit=task.unit, mode=_mode(progress, world))
+    with StopRequest() as stop, bar as shown, closing(ahead):
         model.train()
         if resume is None:
             save(0, evaluate(0))
 
         meter.start()
-        for batch in iterate(batches, done, config.max_steps, machine.device, config.loader_workers):
+        for batch in ahead:
             lr = rate_at(done)
             optim.set_learning_rate(optimizers, lr)
 

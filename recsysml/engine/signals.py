@@ -26,6 +26,27 @@ def termination_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """While entered, SIGTERM and a first SIGINT are let pass: for the moments in which a record is completed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def pass_by(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, pass_by) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM is a request; another SIGINT stops at once (KeyboardInterrupt)."""
 

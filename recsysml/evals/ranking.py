@@ -131,9 +131,9 @@ def record(
     for name, value in means(judged).items():
         others = {label: means(other)[name] for label, other in simple.items()}
         baseline = others.pop("base_rate", None)
-        error = _mean_error(name, scores, table, rows, tasks)
+        spread = _mean_error(name, scores, table, rows, tasks)
         run.metric(
-            f"{split}/{name}", value, stderr=error, n=len(ids), better=BETTER[name], baseline=baseline,
+            f"{split}/{name}", value, stderr=spread, n=len(ids), better=BETTER[name], baseline=baseline,
             baselines=others,
         )  # fmt: skip
 

@@ -119,6 +119,9 @@ def _health(retriever: Any, asked: Questions) -> Health | None:
     rows, targets = (found[:HEALTH_ROWS] for found in _pairs(asked))
     items = retriever.item_vectors()
     users = retriever.user_vectors(rows_of(asked.histories, rows))
+    if users.ndim == 3:  # of several vectors the one that is nearest to the target speaks for the user
+        nearest = np.einsum("nhc,nc->nh", users, items[targets]).argmax(axis=1)
+        users = users[np.arange(len(users)), nearest]
     drawn = items[np.random.default_rng(0).permutation(len(items))[:HEALTH_ROWS]]
     return health(users, items[targets], drawn, items)
 

@@ -11,6 +11,7 @@ KINDS = {
     "als": "recsysml.models.als:Als",
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
+    "multi_head": "recsysml.models.multi_head:MultiHead",
     "mtml": "recsysml.models.mtml:MTML",
     "value_model": "recsysml.models.value_model:ValueModel",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import numpy as np
@@ -19,7 +20,11 @@ class Encoder(Protocol):
     context_length: int
 
     def __call__(self, inputs: Tensor, users: Tensor) -> Tensor:
-        """inputs (B, T) item indices, users (B,) user indices, -1 unknown -> (B, T, C): position t has seen 0 .. t."""
+        """inputs (B, T) item indices, users (B,) user indices, -1 unknown -> (B, T, C): position t has seen 0 .. t.
+
+        Where users have several vectors it is (B, T, H, C), and `pool` (..., H, I) -> (..., I) makes one score of an
+        item's products with them.
+        """
         ...
 
     def item_matrix(self) -> Tensor:
@@ -47,13 +52,15 @@ class EncoderRetriever:
         self.encoder = encoder
         self.device = torch.device(device)
         self.n_items = cast(Encoder, encoder).n_items
+        self.pool: Callable[[Tensor], Tensor] | None = getattr(encoder, "pool", None)
         self._items: Tensor | None = None
 
     def scores(self, histories: Histories) -> np.ndarray:
-        return (self.queries(histories) @ self.matrix().T).cpu().numpy()
+        products = self.queries(histories) @ self.matrix().T  # (R, I) or (R, H, I)
+        return (products if self.pool is None else self.pool(products)).cpu().numpy()
 
     def user_vectors(self, histories: Histories) -> np.ndarray:
-        """(R, C) float32."""
+        """(R, C) float32; (R, H, C) where users have several vectors."""
         return self.queries(histories).cpu().numpy()
 
     def item_vectors(self) -> np.ndarray:
@@ -68,7 +75,7 @@ class EncoderRetriever:
         inputs = torch.from_numpy(sequences(histories, length, self.n_items)).to(self.device)
         users = torch.from_numpy(histories.users).to(self.device)
         last = torch.from_numpy(np.minimum(histories.lengths, length - 1)).to(self.device)
-        states = by_length(encoder, inputs, users, last + 1)  # (R, T, C)
+        states = by_length(encoder, inputs, users, last + 1)  # (R, T, C) or (R, T, H, C)
         return states[torch.arange(len(last), device=self.device), last].float()
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ class MTML(nn.Module):
         width = config.d_embedding
         self.sparse, self.bags, self.events = list(shape.sparse), list(shape.bags), list(shape.history)
         # an event's first column has the words of what is shown
-        self.event_fields = [shape.target if place == 0 else name for place, name in enumerate(self.events)]
+        self.event_fields = [str(shape.target) if place == 0 else name for place, name in enumerate(self.events)]
         vocabularies = {**shape.sparse, **shape.bags}
         vocabularies |= {name: shape.history[name] for name in self.events[1:]}
         self.embedding = FieldEmbedding(vocabularies, width)
@@ -59,7 +59,7 @@ class MTML(nn.Module):
         self.mixture = GatedMixture() if kind == "mixture" else None
 
         self.interaction = make_interaction(config.interaction, n_vectors, width, config.n_cross_layers)
-        inputs = self.interaction.width + len(shape.dense)
+        inputs = int(self.interaction.width) + len(shape.dense)  # type: ignore[arg-type]
         self.mixer = make_mixer(
             config.mixer,
             inputs,
@@ -149,7 +149,7 @@ class MTML(nn.Module):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights between features and logits, for Muon; not embeddings and not what reads raw features."""
         parts = (self.interaction, self.mixer, self.towers)
-        last = {id(tower[-1].weight) for tower in self.towers}  # type: ignore[index,union-attr]
+        last = {id(tower[-1].weight) for tower in self.towers}  # type: ignore[index]
         return [p for part in parts for p in part.parameters() if p.ndim == 2 and id(p) not in last]
 
 

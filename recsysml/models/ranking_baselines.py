@@ -102,7 +102,7 @@ def columns(numbers: np.ndarray, ids: np.ndarray, sizes: Sequence[int]) -> tuple
     return np.concatenate([numbers, ids], axis=1), np.concatenate([np.zeros(numbers.shape[1], dtype=bool), few])
 
 
-BASELINES = {
+BASELINES: dict[str, type[BaseRate] | type[LogisticRegression] | type[GradientBoosting]] = {
     "base_rate": BaseRate,
     "logistic_regression": LogisticRegression,
     "gradient_boosting": GradientBoosting,

@@ -15,6 +15,7 @@ FEWEST = 16
 def by_length(encode: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, users: Tensor, lengths: Tensor) -> Tensor:
     """encode(inputs, users) -> (B, T, C), computed for rows of alike lengths together; 0 at the places behind a group.
 
+    (B, T, H, C) where `encode` gives each place several vectors.
     inputs (B, T) with padding on the right, users (B,), lengths (B,) the places of each row that count, 1 at least. A
     group's longest row is at most twice its shortest, small groups aside, so that no more than half of what is
     computed is padding. `encode` must not look to the right.
@@ -25,8 +26,9 @@ def by_length(encode: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, users:
     for start, stop in groups(sorted_lengths):
         rows = order[start:stop]
         longest = sorted_lengths[stop - 1]
-        part = encode(inputs[rows, :longest], users[rows])  # (b, t, C)
-        states.append(F.pad(part, (0, 0, 0, inputs.shape[1] - longest)))
+        part = encode(inputs[rows, :longest], users[rows])  # (b, t, C) or (b, t, H, C)
+        # along the second dimension: a place may have several vectors
+        states.append(F.pad(part, (*[0] * (2 * part.ndim - 4), 0, inputs.shape[1] - longest)))
     return torch.cat(states)[order.argsort()]
 
 

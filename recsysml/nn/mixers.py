@@ -117,7 +117,7 @@ class PLE(nn.Module):
 
     def shared_weight(self) -> nn.Parameter:
         """The last layer that all tasks share, where GradNorm weighs their gradients."""
-        return self.shared[-1].weights[-1]  # type: ignore[union-attr,return-value,index]
+        return self.shared[-1].weights[-1]  # type: ignore[return-value,index]
 
 
 def _gated(scores: Tensor, experts: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class TaskWeights(nn.Module):
     layer has the norm that its pace asks for (Chen et al. 2018, eqs. 1-2); `weigh` needs these norms.
     """
 
+    weights: Tensor  # (T,) of fixed ones
     first: Tensor  # (T,) losses of the first step, 0 before it
 
     def __init__(self, kind: str, n_tasks: int, fixed: Sequence[float] = (), alpha: float = 1.5) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -27,14 +28,17 @@ class RowLoss:
         *,
         head: nn.Module | None = None,
         bias: AgeBias | None = None,
+        pool: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """item_counts (I,) and user_counts (U,): training events of each. head: of loss=hierarchical or cluster.
 
-        bias: added to the logits here and nowhere else, so that nothing that serves knows of it.
+        bias: added to the logits here and nowhere else, so that nothing that serves knows of it. pool: makes one score
+        of the products (N, H, I) of users' several vectors.
         """
         self.settings = settings
         self.head = cast(Head | None, head)
         self.bias = bias
+        self.pool = pool
         self.probability = item_counts / item_counts.sum()  # of being a target: each event is one, once an epoch
         self.weight_of_item = item_counts.clamp(min=1).float().rsqrt()
         self.weight_of_user = user_counts.clamp(min=1).float().rsqrt()
@@ -49,12 +53,15 @@ class RowLoss:
     ) -> Tensor:
         """states (B, T, C), items (I, C), targets (B, T) with -100 where there is none, users (B,) -> a scalar.
 
-        times (B, T): when each target was chosen, where there is a bias of age.
+        states are (B, T, H, C) where users have several vectors. times (B, T): when each target was chosen, where there
+        is a bias of age.
         """
         settings = self.settings
         row, place = (targets != IGNORE).nonzero(as_tuple=True)  # (N,) each
         wanted = targets[row, place]  # (N,)
-        queries = states[row, place] / settings.temperature  # (N, C)
+        queries = states[row, place]  # (N, C) or (N, H, C)
+        if self.pool is None:
+            queries = queries / settings.temperature
         weights = None
         if settings.row_weights == "user":
             weights = self.weight_of_user[users[row]]
@@ -66,10 +73,12 @@ class RowLoss:
             return self.head.loss(queries, items, wanted, weights)
         assert items is not None
         if settings.loss == "full":
-            if self.bias is None or times is None:
+            if self.pool is None and (self.bias is None or times is None):
                 return linear_cross_entropy(queries, items, wanted, weights)
-            every = torch.arange(len(items), device=queries.device)
-            logits = queries @ items.T + self.bias(times[row, place][:, None], every)  # (N, I)
+            logits = self._scores(queries, items)  # (N, I)
+            if self.bias is not None and times is not None:
+                every = torch.arange(len(items), device=logits.device)
+                logits = logits + self.bias(times[row, place][:, None], every)
             return weighted_mean(token_losses(logits, wanted), weights)
         candidates = draw(
             len(items),
@@ -77,10 +86,10 @@ class RowLoss:
             batch_items=wanted,
             in_batch=settings.in_batch_negatives,
             probability=self.probability,
-            hard=hardest(queries, items, settings.hard_negatives) if settings.hard_negatives else None,
+            hard=hardest(queries.flatten(0, -2), items, settings.hard_negatives) if settings.hard_negatives else None,
         )
-        positive = (queries * items[wanted]).sum(dim=1)  # (N,)
-        negative = queries @ items[candidates.ids].T  # (N, S)
+        positive = self._own_scores(queries, items[wanted])  # (N,)
+        negative = self._scores(queries, items[candidates.ids])  # (N, S)
         if self.bias is not None and times is not None:
             moments = times[row, place]  # (N,)
             positive = positive + self.bias(moments, wanted)
@@ -96,3 +105,15 @@ class RowLoss:
             drawn = min(settings.in_batch_negatives, len(wanted))
             own = (settings.uniform_negatives / len(items) + drawn * self.probability[wanted]).log()
         return sampled_softmax(positive, negative, log_expected, out, positive_log_expected=own, weights=weights)
+
+    def _scores(self, queries: Tensor, items: Tensor) -> Tensor:
+        """(N, C) or (N, H, C), (S, C) -> (N, S)."""
+        products = queries @ items.T
+        # pooled scores are divided and not the products: how vectors are pooled must not hang on the temperature
+        return products if self.pool is None else self.pool(products) / self.settings.temperature
+
+    def _own_scores(self, queries: Tensor, items: Tensor) -> Tensor:
+        """(N, C) or (N, H, C), (N, C) -> (N,): each row with its own item."""
+        if self.pool is None:
+            return (queries * items).sum(dim=1)
+        return self.pool(queries @ items[..., None])[:, 0] / self.settings.temperature

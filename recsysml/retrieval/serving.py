@@ -16,6 +16,7 @@ from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
 from recsysml.models.retriever import recommend
 from recsysml.retrieval import index as indexes
+from recsysml.retrieval.merging import merged_top_k
 from recsysml.retrieval.opening import Opened
 from recsysml.schemas.checks import nearest
 
@@ -71,9 +72,13 @@ def recommendations(
     if folder is None or not isinstance(retriever, EncoderRetriever):
         items, scores = (found[0] for found in recommend(retriever, history, k, mask_seen=mask_seen))
     else:
-        query = retriever.user_vectors(history)  # (1, C)
+        query, vectors = retriever.user_vectors(history), retriever.item_vectors()  # (1, C) or (1, H, C), (I, C)
         seen = np.unique(history.items) if mask_seen else np.array([], np.int64)
-        found = indexes.load(folder, retriever.item_vectors(), query).search(query, k + len(seen))
+        index = indexes.load(folder, vectors, query.reshape(-1, vectors.shape[1]))
+        if retriever.pool is None:
+            found = index.search(query, k + len(seen))
+        else:
+            found = merged_top_k(index.search, query, vectors, retriever.pool, k + len(seen))
         fresh = ~np.isin(found[0][0], seen) & (found[0][0] >= 0)
         items, scores = found[0][0][fresh][:k], found[1][0][fresh][:k]
         if len(items) < min(k, len(opened.item_ids) - len(seen)):  # more than the searched part of the index holds
@@ -95,7 +100,7 @@ def export(opened: Opened, folder: Path, histories: Histories | None, kind: str 
         raise ConfigError(f"{folder} is not an empty folder: choose another")
     items = opened.retriever.item_vectors()
     queries = items if histories is None else _in_parts(opened.retriever, histories)
-    made = indexes.build(items, queries, kind)
+    made = indexes.build(items, queries.reshape(-1, items.shape[1]), kind)
     tables = {"item": (items, opened.item_ids)}
     if histories is not None:
         tables["user"] = (queries, [opened.user_ids[user] for user in histories.users])
@@ -109,6 +114,6 @@ def export(opened: Opened, folder: Path, histories: Histories | None, kind: str 
 
 
 def _in_parts(retriever: EncoderRetriever, histories: Histories, rows: int = 512) -> np.ndarray:
-    """(R, C) user vectors, so many rows at a time."""
+    """(R, C) or (R, H, C) user vectors, so many rows at a time."""
     parts = [retriever.user_vectors(histories.part(at, at + rows)) for at in range(0, len(histories), rows)]
     return cast(np.ndarray, np.concatenate(parts))

@@ -16,6 +16,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "als": "recsysml.schemas.retrievers:AlsConfig",
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
+        "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
     },

@@ -95,9 +95,11 @@ class MTMLConfig:
         if not types:
             return  # the data's own check says so, once the whole config is known
         chosen = self.tasks or list(types)
-        known = {"model.tasks": (self.tasks, types)}
-        known["model.task_weights"] = (list(self.task_weights), chosen)  # type: ignore[assignment]
-        known["model.factorised"] = ([*self.factorised, *self.factorised.values()], chosen)  # type: ignore[assignment]
+        known = {
+            "model.tasks": (self.tasks, list(types)),
+            "model.task_weights": (list(self.task_weights), chosen),
+            "model.factorised": ([*self.factorised, *self.factorised.values()], chosen),
+        }
         for key, (names, among) in known.items():
             for name in names:
                 if name not in among:

@@ -224,3 +224,25 @@ class TwoTowerConfig:
         attends = self.history == "transformer" or self.item_graph != "none" or self.user_graph != "none"
         if attends and self.d_model % self.n_heads:
             raise ConfigError(f"model.d_model={self.d_model} is not a multiple of model.n_heads={self.n_heads}.")
+
+
+@dataclass
+class MultiHeadConfig(TwoTowerConfig):
+    """Two towers, and several vectors a user instead of one."""
+
+    refused_losses: ClassVar[tuple[str, ...]] = ("hierarchical", "cluster")
+
+    kind: str = "multi_head"
+    name: str = "multi_head"
+    # vectors a user has
+    n_vectors: int = 4
+    # an item's score from its products with them: max, or logsumexp, which is the smoother the lower its sharpness
+    pooling: str = "logsumexp"
+    # what products are multiplied by within the logsumexp; the score is divided by it again
+    sharpness: float = 10.0
+
+    def validate(self) -> None:
+        super().validate()
+        at_least("model.n_vectors", self.n_vectors, 1)
+        one_of("model.pooling", self.pooling, ("max", "logsumexp"))
+        above("model.sharpness", self.sharpness, 0)

@@ -106,7 +106,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     counts = torch.from_numpy(events.matrix(model.n_items).sum(axis=0)).to(machine.device)  # (I,)
     head, bias = getattr(model, "head", None), getattr(model, "age_bias", None)
-    row_loss = RowLoss(settings, counts, torch.from_numpy(events.lengths).to(machine.device), head=head, bias=bias)
+    row_loss = RowLoss(
+        settings,
+        counts,
+        torch.from_numpy(events.lengths).to(machine.device),
+        head=head,
+        bias=bias,
+        pool=getattr(model, "pool", None),
+    )
 
     # one pass for all rows where passes are dear (accelerators), have a fixed shape (compiled) or must be as many in
     # every process
@@ -207,8 +214,9 @@ def _age_bias(data: Interactions, events: Histories, n_items: int) -> AgeBias:
 
 def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: str) -> None:
     """Write the item vectors' index, and what of the exact answers it finds for the test's users."""
-    queries = retriever.user_vectors(histories.part(0, index.MEASURED_QUERIES))
-    made = index.build(retriever.item_vectors(), queries, kind)
+    items = retriever.item_vectors()
+    queries = retriever.user_vectors(histories.part(0, index.MEASURED_QUERIES)).reshape(-1, items.shape[1])
+    made = index.build(items, queries, kind)
     made.save(run.path / "index")
     recall = made.description[f"recall@{index.RECALL_AT}"]
     run.metric(f"test/index_recall@{index.RECALL_AT}", recall, stderr=None, n=len(queries), better="higher")
@@ -216,7 +224,7 @@ def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: st
     logger.info(
         "%s index of %s items, recall@%s %.4f",
         made.description["kind"],
-        len(retriever.item_vectors()),
+        len(items),
         index.RECALL_AT,
         recall,
     )

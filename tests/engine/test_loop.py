@@ -82,7 +82,9 @@ def test_throughput_counts_targets_over_training_time_only(tiny):
     assert speed["mfu"] == pytest.approx(speed["value"] * 6000 / speed["peak_flops"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"ema_decay": 0.9}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "muon"}, {"ema_decay": 0.9}, {"precision": "fp16"}, {"loader_workers": 2}]
+)
 def test_a_run_killed_at_any_step_and_resumed_repeats_the_uninterrupted_one(tiny, tmp_path, changes):
     settings = tiny.config(max_steps=9, eval_every=3, checkpoint_every=2, keep_checkpoints=9, **changes)
     whole_model, whole, _ = tiny.train(settings, tiny.Run(tmp_path / "whole"))
@@ -205,25 +207,47 @@ def test_best_and_newest_checkpoints_are_kept(tiny, tmp_path):
     ids=["no link", "damaged", "gone"],
 )
 @pytest.mark.parametrize(("late", "better"), [(0.5, True), (9.0, False)])
-def test_a_best_checkpoint_that_is_lost_is_chosen_anew(tiny, tmp_path, caplog, spoil, stand_in, late, better):
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["lower is better", "higher is better"])
+def test_a_best_checkpoint_that_is_lost_is_chosen_anew(tiny, tmp_path, caplog, spoil, stand_in, late, better, sign):
     run = tiny.Run(tmp_path / "run")
     root = run.path / "checkpoints"
-    values = {0: 5.0, 2: 1.0, 4: 2.0, 6: late}
+    values = {step: sign * value for step, value in {0: 5.0, 2: 1.0, 4: 2.0, 6: late}.items()}
+    asked = {"evaluate": lambda step: {"val/loss": values[step]}, "higher_is_better": sign < 0}
     settings = tiny.config(max_steps=6, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
-    tiny.train(settings, run, evaluate=lambda step: {"val/loss": values[step]})
+    tiny.train(settings, run, **asked)
     shutil.rmtree(root / "step-00000006")
     checkpoint.mark_best(root / "step-00000002")
     spoil(root)
     resume = checkpoint.load(root / "step-00000004")
-    _, _, fitted = tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    _, _, fitted = tiny.train(settings, run, resume=resume, **asked)
     lost = stand_in is not None
     assert os.readlink(root / "best") == ("step-00000006" if better or lost else "step-00000002")
-    assert fitted.best_value == (late if better or lost else 1.0)
+    assert fitted.best_value == sign * (late if better or lost else 1.0)
     assert ("step-00000002" in caplog.text) == lost
     # stopped right after: the weights it goes on from stand in
     settings = tiny.config(max_steps=4, eval_every=2, checkpoint_every=2, keep_checkpoints=9)
-    tiny.train(settings, run, resume=resume, evaluate=lambda step: {"val/loss": values[step]})
+    tiny.train(settings, run, resume=resume, **asked)
     assert os.readlink(root / "best") == (stand_in or "step-00000002")
+
+
+def test_a_loop_that_fails_leaves_no_reading_thread(tiny):
+    def loss(forward, tokens, targets):
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today") as caught:  # its traceback holds the loop's frame
+        tiny.train(tiny.config(loader_workers=2), loss=loss)
+    assert caught.value.__traceback__ is not None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_another_number_of_processes_is_said(tiny, tmp_path, caplog):
+    settings = tiny.config(max_steps=4, checkpoint_every=2, keep_checkpoints=9)
+    _, run, _ = tiny.train(settings)
+    folder = checkpoint.steps(run.path / "checkpoints")[1]
+    saved = checkpoint.load(folder)
+    saved.state["random"].append(saved.state["random"][0])  # as two processes leave it
+    tiny.train(settings, tiny.Run(tmp_path / "other"), resume=saved)
+    assert "1 processes go on with a run of 2" in caplog.text
 
 
 def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):

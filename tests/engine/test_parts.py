@@ -30,6 +30,17 @@ def test_the_loader_gives_every_batch_in_order_and_draws_nothing(tiny, workers):
     after = seeds.state()
     assert torch.equal(before["torch"], after["torch"])
     assert torch.equal(before["python"]["words"], after["python"]["words"])
+    assert str(before["numpy"]) == str(after["numpy"])
+
+
+def test_slow_batches_keep_their_order():
+    class Slow:
+        def __getitem__(self, i):
+            time.sleep(0.02 if i % 3 == 0 else 0)  # those behind are ready first
+            return (torch.tensor([i]),)
+
+    got = [int(batch[0]) for batch in loader.iterate(Slow(), 0, 30, torch.device("cpu"), 3)]
+    assert got == list(range(30))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -154,8 +154,8 @@ def test_diff_pairs_our_eval_with_what_lm_eval_writes(opened, theirs, task_folde
 
 
 def test_more_examples_than_there_are(opened, task_folder):
-    tasks = lm_harness.load(["own_choice"], task_folder=str(task_folder), num_fewshot=14)
-    with pytest.raises(DataError, match="num_fewshot=14: own_choice has 14 examples, a question itself included"):
+    tasks = lm_harness.load(["own_choice"], task_folder=str(task_folder), num_fewshot=15)
+    with pytest.raises(DataError, match="num_fewshot=15: own_choice has 14 examples, a question itself included"):
         lm_harness.judge(answerer(opened), tasks)
 
 

@@ -57,3 +57,13 @@ def test_groups_cover_all_and_are_half_full_where_they_are_large(seed):
         assert lengths[stop - 1] <= 2 * lengths[start] or lengths[min(start + FEWEST, 300) - 1] == lengths[stop - 1]
     assert groups([3] * 40) == [(0, 40)]
     assert groups([]) == []
+
+
+def test_places_of_several_vectors_keep_them_apart():
+    torch.manual_seed(0)
+    table = torch.randn(9, 3, 4)
+    inputs, lengths = torch.randint(9, (60, 20)), torch.randint(1, 21, (60,))
+    states = by_length(lambda inputs, users: table[inputs], inputs, torch.zeros(60, dtype=torch.long), lengths)
+    assert states.shape == (60, 20, 3, 4)
+    real = torch.arange(20) < lengths[:, None]
+    assert torch.equal(states[real], table[inputs[real]])

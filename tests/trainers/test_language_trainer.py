@@ -17,7 +17,7 @@ import torch
 
 from recsysml import job
 from recsysml.engine import checkpoint
-from recsysml.errors import ConfigError, JobError
+from recsysml.errors import JobError
 from recsysml.models.gpt import GPT
 from recsysml.results import Run
 from recsysml.schemas.data import TextConfig
@@ -195,9 +195,12 @@ def test_two_gloo_processes_give_the_single_process_loss(text, tmp_path):
     )
     script = tmp_path / "two.py"
     script.write_text(
-        "import json, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\n"
+        "import json, sys, time\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\n"
         "from recsysml import config, job\nfrom recsysml.results import Run\n"
         "settings = config.from_dict(json.loads(sys.argv[2]))\n"
+        # a slow disk: no process may read what the main one has not written yet
+        "from recsysml.engine import checkpoint\nsave = checkpoint.save\n"
+        "checkpoint.save = lambda *a, **k: (time.sleep(0.5), save(*a, **k))[1]\n"
         "run = None\n"
         "if job.main_process():\n"
         "    run = Run.create(Path(sys.argv[3]), 'train', 'gpt', argv=[], config=job.to_dict(settings), overrides=[])\n"
@@ -289,11 +292,6 @@ def test_a_run_starts_from_another_runs_weights(text, tmp_path):
     second = train(config, tmp_path / "second")
     best = min(row["val/loss"] for row in lines(first) if "val/loss" in row)
     assert lines(second)[0]["val/loss"] == pytest.approx(best, abs=1e-6)
-
-
-def test_a_batch_that_cannot_be_cut_is_refused(text, tmp_path):
-    with pytest.raises(ConfigError, match=r"multiple of trainer.grad_accum x processes"):
-        train(configure(text, batch_size=4, grad_accum=3), tmp_path)
 
 
 def test_divergence_names_windows_and_the_last_good_checkpoint(text, tmp_path):

@@ -204,8 +204,9 @@ def test_from_the_command_line_and_judged_again(file, own_outputs, capsys):
     for extra, line in (
         (["model.tasks=[clik]"], "model.tasks: clik is no task here. Did you mean: click?"),
         (["data.sparse=[user,thing]"], "no column 'thing' (data.sparse)"),
-        (["data=ml-100k"], "data that fit model=mtml: impressions, kuairand, world"),
     ):
         assert main([*words, *extra]) == 2
         assert line in capsys.readouterr().err
+    assert main(["train", "model=mtml", "data=ml-100k"]) == 2
+    assert "data that fit model=mtml: impressions, kuairand, world" in capsys.readouterr().err
     assert len(list((own_outputs / "train").iterdir())) == 1  # nothing was written

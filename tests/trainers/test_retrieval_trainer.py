@@ -20,13 +20,14 @@ from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.nn.age_bias import AgeBias
 from recsysml.results import Run
+from recsysml.retrieval import serving
 from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import questions, training
 from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
-from recsysml.schemas.retrievers import SASRecConfig, TwoTowerConfig
+from recsysml.schemas.retrievers import MultiHeadConfig, SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
 
@@ -186,6 +187,38 @@ def test_graphs_of_training_events_and_friends_go_with_the_checkpoint(ring, tmp_
     asked = questions(interactions, "test", mask_seen=True)
     judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
     assert judged.users["recall@1"].mean() == results(path)["metrics"]["test/recall@1"]["value"]
+
+
+@pytest.mark.parametrize("settings", [{"loss": "full"}, {"loss": "sampled", "in_batch_negatives": 20}], ids=str)
+@pytest.mark.parametrize("pooling", ["max", "logsumexp"])
+def test_several_vectors_a_user_learn_it_too_and_are_served_by_the_index(ring, tmp_path, settings, pooling):
+    sizes = {"d_model": 16, "d_hidden": 32, "context_length": 8, "n_layers": 1}
+    model = MultiHeadConfig(**sizes, history="transformer", n_vectors=3, pooling=pooling)
+    path = train(configure(ring, model, **settings, temperature=0.1, max_steps=80), tmp_path)
+    assert results(path)["metrics"]["test/recall@1"]["value"] > 0.8
+    interactions = load(InteractionsConfig(path=str(ring), split="last_out"))
+    opened = open_retriever(path / "checkpoints" / "best")
+    for user in ("u00", "u13"):
+        row = serving.history_of_user(opened, interactions, user)
+        pair = [serving.recommendations(opened, row, 6, mask_seen=True, folder=at) for at in (path / "index", None)]
+        assert [item for item, _ in pair[0]] == [item for item, _ in pair[1]]
+        assert [score for _, score in pair[0]] == pytest.approx([score for _, score in pair[1]], abs=1e-5)
+    histories = serving.everything(interactions, np.arange(40))
+    serving.export(opened, tmp_path / "out", histories)
+    assert np.load(tmp_path / "out" / "user_vectors.npy").shape == (40, 3, 16)
+
+
+def test_the_loss_of_several_vectors_is_that_of_their_pooled_products():
+    torch.manual_seed(0)
+    states, items, targets = torch.randn(2, 3, 4, 5), torch.randn(7, 5), torch.tensor([[1, 2, -100], [6, 5, 4]])
+    losses = []
+    for b, t in (targets >= 0).nonzero().tolist():
+        products = torch.stack([items @ states[b, t, h] for h in range(4)]).amax(dim=0)
+        losses.append(-torch.log_softmax(products / 0.5, dim=0)[targets[b, t]])
+    for settings in ({"loss": "full"}, {"loss": "sampled", "uniform_negatives": 0, "hard_negatives": 7}):
+        config = RetrievalTrainerConfig(**settings, temperature=0.5)
+        found = RowLoss(config, torch.ones(7), torch.ones(2), pool=lambda products: products.amax(dim=-2))
+        torch.testing.assert_close(found(states, items, targets, torch.arange(2)), torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled", "gbce"])
