@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from recsysml import catalogue, config, launch, multirun
+from recsysml.diff import flatten
 from recsysml.models.gpt import GPT
 
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
+# what each claim about retrieval varies beside the seed
+RETRIEVAL = {
+    "logq": {"trainer.logq"},
+    "user_representation": {"model.user"},
+    "deep_hash": {"model.user", "model.d_model"},
+    "cluster_softmax": {"trainer.loss"},
+}
 
 
 @cache
@@ -28,7 +36,9 @@ def jobs(name: str) -> list[Any]:
 def test_an_experiment_runs_as_a_sweep_over_one_data_set(name: str) -> None:
     configs = jobs(name)
     assert len(configs) > 2
-    assert all(job.data == configs[0].data for job in configs)
+    data = {job.trainer.kind: job.data for job in configs}
+    assert all(job.data == data[job.trainer.kind] for job in configs)
+    assert len(data) == (2 if name == "retrieval_is_pretraining" else 1)
     distinct = {repr(job) for job in configs}
     assert len(distinct) == len(configs)
 
@@ -46,6 +56,30 @@ def test_models_are_compared_under_one_training_over_three_seeds_and_behind_warm
         assert all(found == {1, 2, 3} for found in seeds.values())
     trainer = configs[0].trainer
     assert trainer.warmup_steps <= trainer.max_steps / 10
+
+
+@pytest.mark.parametrize("name", list(RETRIEVAL))
+def test_claims_about_retrieval_vary_one_thing_over_three_seeds(name: str) -> None:
+    configs = jobs(name)
+    flat = [dict(flatten(dataclasses.asdict(job))) for job in configs]
+    varied = {key for key in flat[0] if len({repr(values[key]) for values in flat}) > 1}
+    assert varied == RETRIEVAL[name] | {"seed"}
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for values in flat:
+        seeds.setdefault(tuple(str(values[key]) for key in RETRIEVAL[name]), set()).add(values["seed"])
+    assert all(found == {1, 2, 3} for found in seeds.values())
+    assert configs[0].trainer.warmup_steps <= configs[0].trainer.max_steps / 10
+
+
+def test_tokens_and_items_are_learnt_by_the_same_transformer_in_the_same_steps() -> None:
+    configs = jobs("retrieval_is_pretraining")
+    for part, fields in (
+        ("model", ("n_layers", "n_heads", "d_model", "context_length", "norm", "mlp", "bias", "dropout")),
+        ("trainer", ("max_steps", "batch_size", "lr", "beta1", "beta2", "weight_decay", "schedule", "optimizer")),
+    ):
+        found = [tuple(getattr(getattr(job, part), field) for field in fields) for job in configs]
+        assert set(found) == {found[0]}
+    assert {job.trainer.loss for job in configs if job.model.kind == "sasrec"} == {"full"}
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -58,7 +58,11 @@ def load(config: InteractionsConfig) -> Interactions:
     users, user_ids = encode(rows["user"])
     items, item_ids = encode(rows["item"])
     report_few(users, user_ids, rows["row"].to_numpy(), path)
-    splits = divide(config, users, items, rows["time"].to_numpy())
+    times = rows["time"].to_numpy()
+    if config.ties == "item":
+        order = by_item(rows["item"])
+        users, items, times = users[order], items[order], times[order]
+    splits = divide(config, users, items, times)
     titles = None
     if config.items_path and config.title_column:
         titles = _table(config, "items", item_ids)[config.title_column].fill_null("").to_list()
@@ -96,6 +100,14 @@ def without_duplicates(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
         first = rows["row"].filter(~rows["row"].is_in(kept["row"].implode()))[0]
         log.warning("%s: %d events stand there twice (the first is row %d); each counts once", path, twice, first)
     return kept
+
+
+def by_item(items: polars.Series) -> np.ndarray:
+    """(N,) where the items' names go up: as numbers if all of them are, else as texts."""
+    import polars as pl
+
+    numbers = items.cast(pl.Int64, strict=False)
+    return (items if numbers.null_count() else numbers).arg_sort().to_numpy()
 
 
 def report_few(users: np.ndarray, user_ids: list[str], rows: np.ndarray, path: Path) -> None:
@@ -142,5 +154,5 @@ def _fingerprint(config: InteractionsConfig, path: Path) -> str:
     ]
     wanted = [_feature_columns(config, name) for name in ("items", "users")]
     columns = [config.user_column, config.item_column, config.time_column, *wanted]
-    parts = [sha256(path), config.split, columns, tables_used]
+    parts = [sha256(path), config.split, config.ties, columns, tables_used]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -91,8 +91,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line} is not UTF-8 text") from error
+        place = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} line {place} is not UTF-8 text") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):

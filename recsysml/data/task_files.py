@@ -154,8 +154,8 @@ def locate(name: str, file: TaskFile) -> Located | None:
     gone: dict[str, Any] = {key: None for key, split in splits.items() if split is not None and split not in found}
     overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
     holding = found[str(asked)]
-    paths = [Path(one) for one in ([holding] if isinstance(holding, str) else holding)]
-    return Located(overrides, paths, converted.sources if converted else {}, converted.notes if converted else [])
+    holders = [Path(one) for one in ([holding] if isinstance(holding, str) else holding)]
+    return Located(overrides, holders, converted.sources if converted else {}, converted.notes if converted else [])
 
 
 def _first(roots: Sequence[Path], name: str) -> Path | None:

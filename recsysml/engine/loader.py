@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -31,7 +31,7 @@ def default_workers(device: torch.device) -> int:
     return 2 if device.type == "cuda" else 0
 
 
-def iterate(batches: Batches, start: int, stop: int, device: torch.device, workers: int | None) -> Iterator[Batch]:
+def iterate(batches: Batches, start: int, stop: int, device: torch.device, workers: int | None) -> Generator[Batch]:
     """Batches `start` .. `stop - 1`, in order, on `device`.
 
     With workers they are read by background threads, four ahead each; for a GPU they lie in pinned memory, so that the

@@ -46,7 +46,7 @@ def record_calibration(
             "In numbers", ["", *numbers], [[name, *(own[key][0] for key in numbers)] for name, own in found.items()]
         ),
     ]
-    rows = []
+    rows: list[list[Any]] = []
     for feature, ids in cohorts.items():
         gaps = metrics.cohort_gaps(curves[served], labels, ids)
         columns = (gaps.ids, gaps.n, gaps.predicted, gaps.observed, gaps.z)

@@ -123,6 +123,8 @@ class InteractionsConfig(_InteractionFields):
     item_column: str = "item_id"
     # seconds, or dates
     time_column: str = "timestamp"
+    # how a user's events of one moment stand: as in the source, or by item (the lower number, or name, first)
+    ties: str = "source"
     # a table with a row an item, and of its columns: the title, numbers, categories, and texts that are cut into tags
     items_path: str | None = None
     title_column: str | None = None
@@ -135,6 +137,10 @@ class InteractionsConfig(_InteractionFields):
     user_categorical: list[str] = field(default_factory=list)
     # what the events' file must have; null takes it as it is
     sha256: str | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("data.ties", self.ties, ("source", "item"))
 
 
 @dataclass

@@ -56,6 +56,23 @@ def test_last_out_split(tmp_path):
         assert parts == ([own[:-2], own[-2:-1], own[-1:]] if len(own) > 2 else [own, [], []])
 
 
+@pytest.mark.parametrize("prefix", ["", "i"])
+def test_events_of_one_moment_may_stand_by_item(tmp_path, prefix):
+    events = [(user, prefix + item.removeprefix("i"), time) for user, item, time in EVENTS]
+    path = write(tmp_path / "e.csv", events)
+    source, by_item = (interactions.load(InteractionsConfig(path=path, ties=ties)) for ties in ("source", "item"))
+
+    def key(event):
+        return event[2], event[1] if prefix else int(event[1]), event[0]
+
+    found = [row for name in ("train", "val", "test") for row in rows(by_item, name)]
+    assert [key(event)[:2] for event in found] == [key(event)[:2] for event in sorted(events, key=key)]
+    assert found != [row for name in ("train", "val", "test") for row in rows(source, name)]
+    assert by_item.fingerprint != source.fingerprint
+    with pytest.raises(ConfigError, match=r"data\.ties"):
+        interactions.load(InteractionsConfig(path=path, ties="time"))
+
+
 def test_dates_become_seconds(tmp_path):
     events = [("a", item, f"2019-11-24 00:01:{i:02}") for i, item in enumerate("opqrstuvwx")]
     events[3] = ("b", "x", "1970-01-02 00:00:00")
