@@ -220,7 +220,7 @@ def _show_vectors(run: Any, split: str, found: Health, data: Interactions) -> li
     deciles = _deciles(data)
     norms = {int(decile): float(found.item_norms[deciles == decile].mean()) for decile in np.unique(deciles)}
     run.artifact("plots", str(plots.vector_plot(run.path, split, found.spectra, norms).relative_to(run.path)))
-    named = {who: (np.arange(1, len(shares) + 1), shares) for who, shares in found.spectra.items()}
+    named = {who: (range(1, len(shares) + 1), shares.tolist()) for who, shares in found.spectra.items()}
     rows = [{"label": str(decile), "value": value} for decile, value in norms.items()]
     return [
         sections.curves("Singular values of the vectors", "rank", "share of their sum", named, log_y=True),
