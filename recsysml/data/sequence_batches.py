@@ -47,7 +47,7 @@ class SequenceBatches:
         self.offsets, self.items, self.users = offsets, items, users
         # every row behind a start token, and enough of those at the end for the last window: a window is one copy
         tokens = np.concatenate([np.insert(items, offsets[:-1], n_items), np.full(length, n_items)]).astype(np.int64)
-        self.tokens = sliding_window_view(tokens, length + 1)  # (N + R, T + 1) without a copy
+        self.tokens = sliding_window_view(tokens, length)  # (N + R + 1, T) without a copy
         self.times = None
         if times is not None:
             self.times = sliding_window_view(np.pad(times.astype(np.float32), (0, length)), length)  # (N + 1, T)
@@ -75,7 +75,7 @@ class SequenceBatches:
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
         epochs, positions = np.divmod(samples, len(self.window_rows))
         rows, begins = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
-        for epoch in np.unique(epochs):
+        for epoch in range(epochs[0], epochs[-1] + 1):
             order, shift = self._epoch(int(epoch))
             own = epochs == epoch
             windows = order[positions[own]]
@@ -84,10 +84,11 @@ class SequenceBatches:
         ends = np.minimum(begins + self.length, self.events[rows])
         begins = np.maximum(begins, 0)  # a row's first window is the shorter for the offset
         at = self.offsets[rows] + begins
-        real = np.arange(self.length) < (ends - begins)[:, None]  # (b, T)
-        window = self.tokens[at + rows]  # (b, T + 1): the start tokens of the rows before stand in between
-        inputs = np.where(real, window[:, :-1], self.n_items)
-        targets = np.where(real, window[:, 1:], IGNORE)
+        padded = np.arange(self.length) >= (ends - begins)[:, None]  # (b, T)
+        # the start tokens of the rows before stand in between; two copies, each masked where it lies
+        inputs, targets = self.tokens[at + rows], self.tokens[at + rows + 1]  # (b, T)
+        np.copyto(inputs, self.n_items, where=padded)
+        np.copyto(targets, IGNORE, where=padded)
         found = [inputs, targets, self.users[rows]] + ([] if self.times is None else [self.times[at]])
         return tuple(torch.from_numpy(array) for array in found)
 
