@@ -1,4 +1,4 @@
-"""How long a training step waits for its batch: no background process against two.
+"""How long a training step waits for its batch: no reading ahead against two threads.
 
     python scripts/bench/loader.py [--steps 200] [--step-ms 20]
 

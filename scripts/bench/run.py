@@ -2,7 +2,7 @@
 
     python scripts/bench/run.py [--long] [--rounds 10] [--threads 2]
 
-`--long` adds the loss benchmark (hours on a CPU). Everything is written to outputs/bench/<time>.json as well.
+`--long` adds the loss benchmark (about an hour on a CPU). Everything is written to outputs/bench/<time>.json as well.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def main() -> None:
             + (f"\n    beside    {beside}" if beside else "")
         )
     if not arguments.long:
-        print("\nThe loss benchmark takes hours on a CPU: --long")
+        print("\nThe loss benchmark takes about an hour on a CPU: --long")
     target = Path("outputs/bench") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found, indent=1))
