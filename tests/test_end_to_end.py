@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,28 @@ def test_two_checkpoints_of_different_tokenizers_are_compared_by_bits_per_byte_a
     verdicts = {row["name"]: row["verdict"] for row in json.loads(capsys.readouterr().out)["metrics"]}
     assert verdicts["val/loss"] == "cannot be compared"
     assert verdicts["val/bits_per_byte"] != "cannot be compared"
+
+
+def test_two_processes_of_torchrun_are_one_run(text: Path, tmp_path: Path) -> None:
+    words = ["train", *TINY, f"data.path={text}", "trainer.loader_workers=2"]
+    alone = [sys.executable, "-m", "recsysml"]
+    together = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "recsysml",
+    ]
+    found = {}
+    for name, command in (("alone", alone), ("together", together)):
+        environment = {**os.environ, "RECSYSML_OUTPUTS": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        (run,) = (tmp_path / name / "train").iterdir()
+        found[name] = results(run)
+    assert found["together"]["throughput"]["processes"] == 2
+    for metric, entry in found["alone"]["metrics"].items():
+        assert found["together"]["metrics"][metric]["value"] == pytest.approx(entry["value"], abs=1e-5), metric
