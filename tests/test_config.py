@@ -97,8 +97,8 @@ def test_values(overrides: list[str], key: str, value: object) -> None:
 
 
 MISTAKES = [
-    ("model=gpt3", "model=gpt3: no such model. Did you mean: model=gpt2? It is one of ease, gpt2, gpt2_modern"),
-    ("trainer=rl", "trainer=rl: no such trainer. It is one of fit, language, language_with/muon, retrieval"),
+    ("model=gpt3", "model=gpt3: no such model. Did you mean: model=gpt2? It is one of als, bpr, ease, gpt2, gpt2_modern"),
+    ("trainer=rl", "trainer=rl: no such trainer. It is one of fit, language, language_with/muon, ranking, retrieval"),
     ("experiment=nothing_like_it", "no such experiment"),
     ("modle=gpt2", "modle: there is no such key. Did you mean: model?"),
     ("trainer.lrr=1", "trainer.lrr: there is no such key. Did you mean: trainer.lr?"),
@@ -135,7 +135,7 @@ MISTAKES = [
     ("model.rope_theta=inf", "model.rope_theta=inf must be above 0"),
     ("model.router_z_weight=inf", "model.router_z_weight=inf must be 0 or more"),
     ("model.load_balance_weight=nan", "model.load_balance_weight=nan must be 0 or more"),
-    ("model=null", "model=null: no such model. It is one of ease, gpt2"),
+    ("model=null", "model=null: no such model. It is one of als, bpr, ease, gpt2"),
     ("model=[gpt3]", "model=[gpt3]: no such model."),
     ("=gpt2", "=gpt2: an override is written key=value; the key is missing."),
     ("tracker.mode=online_", "Did you mean: online?"),
@@ -147,7 +147,7 @@ MISTAKES = [
     ("trainer.lrr=1,2", "trainer.lrr: there is no such key. Did you mean: trainer.lr?"),
     ("gpt2", "gpt2: an override is written key=value. Did you mean: model=gpt2?"),
     ("trainer.lr", "Did you mean: trainer.lr=...?"),
-    ("model", "Did you mean: model=ease?"),
+    ("model", "Did you mean: model=als?"),
     ("help", "Did you mean: --help?"),
     ("--trainer.lr=1", "overrides are written without dashes. Did you mean: trainer.lr=1?"),
     ("--hlep", "--hlep: no such option. Did you mean: --help?"),

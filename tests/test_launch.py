@@ -297,13 +297,15 @@ def test_a_signal_outside_the_loop_interrupts_the_run(
         os.kill(os.getpid(), number)
         time.sleep(10)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM), signal.SIGINT: signal.getsignal(signal.SIGINT)}
     signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not taken by the run"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
     try:
         monkeypatch.setattr(sys.modules["stand_ins"], "train", train)
         assert main(TRAIN) == 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     (run,) = runs(own_outputs)
     assert results(run)["run"]["status"] == "interrupted"
 
