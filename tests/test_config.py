@@ -97,7 +97,10 @@ def test_values(overrides: list[str], key: str, value: object) -> None:
 
 
 MISTAKES = [
-    ("model=gpt3", "model=gpt3: no such model. Did you mean: model=gpt2? It is one of als, bpr, ease, gpt2, gpt2_modern"),
+    (
+        "model=gpt3",
+        "model=gpt3: no such model. Did you mean: model=gpt2? It is one of als, bpr, ease, gpt2, gpt2_modern",
+    ),
     ("trainer=rl", "trainer=rl: no such trainer. It is one of fit, language, language_with/muon, ranking, retrieval"),
     ("experiment=nothing_like_it", "no such experiment"),
     ("modle=gpt2", "modle: there is no such key. Did you mean: model?"),
