@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recsysml.diff_sides import Side, open_side
 from recsysml.environment import strict
 from recsysml.errors import ConfigError
-from recsysml.examples import read_examples
-from recsysml.harness_files import as_results, is_harness_file, newest_file, read_samples
 from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaired_z
-from recsysml.runs import read_json, read_results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,18 +78,6 @@ class Comparison:
         return strict({"schema": "recsysml.diff/1", **asdict(self), "regressions": self.regressions})
 
 
-@dataclass(frozen=True)
-class _Side:
-    """A run directory or a results file, read."""
-
-    name: str
-    file: Path
-    results: dict[str, Any]
-    examples: dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> ids (n,), values (n,)
-    notes: list[str]
-    ours: bool = True  # else lm_eval wrote it: it knows no fingerprint and fewer words of the protocol
-
-
 def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     """Compares two runs, each a run directory, a results.json, a sweep (its best job) or lm_eval's own results.
 
@@ -100,7 +86,7 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     No winner is called across different protocols, data or, for losses per token, tokenizers.
     Raises ConfigError naming file and place if one is missing, damaged or no results file.
     """
-    first, second = _open(Path(a)), _open(Path(b))
+    first, second = open_side(Path(a)), open_side(Path(b))
     refused = _refusal(first, second)
     names = [
         *first.results["metrics"],
@@ -126,54 +112,7 @@ def main(a: str, b: str, *, as_json: bool = False, fail_on_regression: bool = Fa
     return 3 if fail_on_regression and comparison.regressions else 0
 
 
-def _open(path: Path) -> _Side:
-    path = path.expanduser()
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; A and B are run directories or results.json files")
-    name, notes = str(path), []
-    if path.name == "sweep.json" or (path / "sweep.json").is_file():
-        path, note = _best_job(path if path.is_file() else path / "sweep.json")
-        name, notes = str(path), [note]
-    if path.is_dir() and not (path / "results.json").is_file():
-        theirs = newest_file(path)
-        if theirs is None:
-            raise ConfigError(f"{path} is no run directory: it has no results.json")
-        path, count = theirs
-        name, notes = str(path), ([f"is the newest of {count} results files of lm_eval"] if count > 1 else [])
-    file = path / "results.json" if path.is_dir() else path
-    content = read_json(file)
-    if is_harness_file(content):
-        results = as_results(content, file)
-        return _Side(name, file, results, read_samples(file, results), notes, ours=False)
-    results = read_results(file)
-    _say_tasks(results)
-    examples = file.parent / "examples.parquet"
-    return _Side(name, file, results, read_examples(examples) if examples.is_file() else {}, notes)
-
-
-def _say_tasks(results: dict[str, Any]) -> None:
-    """Put beside each metric of a task what must be the same on both sides, as `as_results` does for lm_eval's."""
-    tasks = results["data"].get("tasks")
-    for name, entry in results["metrics"].items():
-        about = tasks.get(name.split("/")[1]) if isinstance(tasks, dict) and name.startswith("lm/") else None
-        if isinstance(about, dict):
-            entry["task"] = {key: about.get(key) for key in ("version", "num_fewshot")}
-
-
-def _best_job(file: Path) -> tuple[Path, str]:
-    """The run directory of a sweep's best job, and what must be said about it."""
-    content = read_json(file)
-    try:
-        jobs, best = content["jobs"], content["best"]
-        if best is None:
-            raise ConfigError(f"{file} has no best job: name one of its runs")
-        path, metric = file.parent / jobs[best["job"]]["path"], best["metric"]
-    except (TypeError, KeyError, IndexError) as error:
-        raise ConfigError(f"{file} is damaged: it does not say which job was best") from error
-    return path, f"was picked as the best of {len(jobs)} jobs by {metric}, so that metric flatters it"
-
-
-def _refusal(first: _Side, second: _Side) -> str | None:
+def _refusal(first: Side, second: Side) -> str | None:
     """Why no metric of these two can have a winner, or None."""
     a, b = first.results, second.results
     prints = a["data"].get("fingerprint"), b["data"].get("fingerprint")
@@ -199,7 +138,7 @@ def _other_task(left: Mapping[str, Any], right: Mapping[str, Any], *, ours: bool
     return None
 
 
-def _judge(name: str, a: _Side, b: _Side, refused: str | None, alpha: float) -> MetricRow:
+def _judge(name: str, a: Side, b: Side, refused: str | None, alpha: float) -> MetricRow:
     """One metric, with the unadjusted p and without a verdict where a test was made."""
     left, right = a.results["metrics"].get(name), b.results["metrics"].get(name)
     values = left and left["value"], right and right["value"]
@@ -236,7 +175,7 @@ def _with_test(row: MetricRow, found: Difference, n: int | None, obstacle: str |
     return replace(tested, effect=found.effect, low=found.low, high=found.high, p=found.p)
 
 
-def _pair(name: str, a: _Side, b: _Side) -> tuple[tuple[np.ndarray, np.ndarray] | None, str | None]:
+def _pair(name: str, a: Side, b: Side) -> tuple[tuple[np.ndarray, np.ndarray] | None, str | None]:
     """The values of both sides in one order of ids, or None and why there are no pairs."""
     lacking = [label for label, side in (("A", a), ("B", b)) if name not in side.examples]
     if lacking:
@@ -276,7 +215,7 @@ def _tokenizer(results: dict[str, Any]) -> Any:
     return results["data"].get("tokenizer") or words
 
 
-def _notes(a: _Side, b: _Side) -> list[str]:
+def _notes(a: Side, b: Side) -> list[str]:
     notes: list[str] = []
     for label, side in (("A", a), ("B", b)):
         notes.extend(f"{label} {note}" for note in side.notes)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from recsysml import diff
 from recsysml.diff import BETTER, NOISE, REFUSED, WORSE, compare, main, render
+from recsysml.diff_sides import Side
 from recsysml.errors import ConfigError
 from recsysml.results import Run
 
@@ -190,8 +191,8 @@ def verdicts(monkeypatch, kind, left, right):
         ids = np.arange(n).astype(str)
         examples = {} if kind == "no examples" else {f"t/m{i}": (ids, row) for i, row in enumerate(columns)}
         results = {"run": {"status": "ok"}, "metrics": metrics, **parts}
-        sides[name] = diff._Side(name, Path(name), results, examples, [])
-    monkeypatch.setattr(diff, "_open", lambda path: sides[path.name])
+        sides[name] = Side(name, Path(name), results, examples, [])
+    monkeypatch.setattr(diff, "open_side", lambda path: sides[path.name])
     return [row.verdict for row in compare(Path("a"), Path("b")).metrics]
 
 
