@@ -24,6 +24,7 @@ FLOORS = [
         "tracking",
         "plots",
         "plots_calibration",
+        "diff_sides",
         "runs",
         "sections",
     },
