@@ -2,13 +2,16 @@
 
     python scripts/bench/loader.py [--steps 200] [--step-ms 20]
 
-The step itself is a sleep, as a device that works by itself looks to the loader: what is left over is waiting.
+The tokens lie in a memory-mapped file, as prepared text does. The step itself is a sleep, as a device that works by
+itself looks to the loader: what is left over is waiting.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
+import tempfile
 import time
 
 import numpy as np
@@ -20,14 +23,16 @@ from recsysml.engine.loader import iterate
 
 def waiting(workers: int, steps: int, step_seconds: float, rows: int = 64, context: int = 1024) -> float:
     """Milliseconds that one step waits for its batch: the median, after the first ten."""
-    batches = TokenBatches(np.arange(20_000_000, dtype=np.uint32) % 50_257, context, rows, seed=1)
     waits = []
-    source = iterate(batches, 0, steps, torch.device("cpu"), workers)
-    for _ in range(steps):
-        asked = time.perf_counter()
-        next(source)
-        waits.append(time.perf_counter() - asked)
-        time.sleep(step_seconds)
+    with tempfile.NamedTemporaryFile() as file:
+        (np.arange(50_000_000) % 50_257).astype(np.uint16).tofile(file.name)
+        batches = TokenBatches(np.memmap(file.name, dtype=np.uint16, mode="r"), context, rows, seed=1)
+        with contextlib.closing(iterate(batches, 0, steps, torch.device("cpu"), workers)) as source:
+            for _ in range(steps):
+                asked = time.perf_counter()
+                next(source)
+                waits.append(time.perf_counter() - asked)
+                time.sleep(step_seconds)
     return statistics.median(waits[10:]) * 1e3
 
 
