@@ -45,6 +45,9 @@ def check(config: RunConfig) -> None:
         importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
     if not config.tasks and getattr(config.trainer, "eval_tasks", []):
         check_tasks(config.trainer.eval_tasks)
+    tested = getattr(config.data, "test_fraction", 0) or getattr(config.data, "test_path", None)
+    if config.eval.kind == "language" and config.eval.split == "test" and not config.tasks and not tested:
+        raise ConfigError(f"eval.split=test: {config.data.name} has no test split: set data.test_fraction, or use val")
     if config.eval.kind in evals.CHECKS:
         lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 

@@ -159,7 +159,7 @@ def newest(root: Path, *, kind: str | None = None, family: str | None = None, co
             if run.checkpoint() is not None:
                 return run
             logger.warning("skipped: %s has no checkpoint", run.path)
-    wanted = " of " + (f"kind {kind}" if kind else f"a {family} model") if kind or family else ""
+    wanted = " of " + (f"kind {kind}" if kind else f"a model of {family}") if kind or family else ""
     others = f"; there is {_names(candidates)}" if candidates else ""
     raise ConfigError(f"no finished or interrupted {command} run{wanted} with a checkpoint under {root}{others}")
 
@@ -209,7 +209,7 @@ def _fits(run: FoundRun, kind: str | None, family: str | None) -> bool:
 
 def _refuse_other(run: FoundRun, kind: str | None, family: str | None) -> None:
     if not _fits(run, kind, family):
-        wanted = f"kind {kind}" if kind else f"a {family} model"
+        wanted = f"kind {kind}" if kind else f"a model of {family}"
         raise ConfigError(f"{run.path} holds a model of kind {run.kind}; this needs {wanted}")
 
 

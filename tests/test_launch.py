@@ -335,3 +335,13 @@ def test_one_line_keeps_our_words_and_names_others() -> None:
     assert job.one_line(JobError("a\nb")) == "a b"
     assert job.one_line(ValueError("x")) == "ValueError: x"
     assert job.one_line(RuntimeError()) == "RuntimeError"
+
+
+def test_a_split_that_the_data_lack_is_a_mistake(
+    told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "data.test_fraction=0"]) == 0
+    (run,) = runs(own_outputs)
+    assert main(["eval", f"checkpoint={run}", "eval.split=test", "tracker.mode=disabled"]) == 2
+    assert "eval.split=test: python_docs has no test split" in capsys.readouterr().err
+    assert runs(own_outputs) == [run]

@@ -146,10 +146,10 @@ def locate(name: str, file: TaskFile) -> Located | None:
     splits = {key: content.get(key) for key in ("test_split", "validation_split", *_TRAINING)}
     asked = splits["test_split"] or splits["validation_split"]
     if asked not in found:
-        where = f"under {root}" if root else "(RECSYSML_DATA is not set)"
+        where = f"nor under {root}" if root else "(RECSYSML_DATA is not set)"
         raise DataError(
             f"tasks={name}: its questions, {missing.get(str(asked), asked)}, are neither beside {file.path.name} nor in"
-            f" the working directory nor {where}; set RECSYSML_DATA to the folder that holds {name}/"
+            f" the working directory {where}; set RECSYSML_DATA to the folder that holds {name}/"
         )
     gone: dict[str, Any] = {key: None for key, split in splits.items() if split is not None and split not in found}
     overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
