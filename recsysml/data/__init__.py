@@ -16,4 +16,6 @@ KINDS = {
     "world": "recsysml.data.world",
     "kuairand": "recsysml.data.kuairand",
     "impressions": "recsysml.data.impressions",
+    "open_bandit": "recsysml.data.open_bandit",
+    "logged_slates": "recsysml.data.logged_slates",
 }
