@@ -30,6 +30,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
         "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
         "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
+        "open_bandit": "recsysml.schemas.slates:OpenBanditConfig",
+        "logged_slates": "recsysml.schemas.slates:LoggedSlatesConfig",
     },
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
