@@ -59,7 +59,10 @@ def feature_names(ads: int) -> list[str]:
 
 def action_names(ads: int, places: int) -> list[str]:
     """`none`, then every ad at the first place, every ad at the second, and so on."""
-    return ["none", *(f"ad {ad} before item {PLACES[place] + 1}" for place in range(places) for ad in range(1, ads + 1))]
+    return [
+        "none",
+        *(f"ad {ad} before item {PLACES[place] + 1}" for place in range(places) for ad in range(1, ads + 1)),
+    ]
 
 
 def sessions(random: np.random.Generator, n: int, ads: int) -> np.ndarray:
@@ -121,9 +124,7 @@ def engagement(laws: Laws, places: int) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def act(
-    random: np.random.Generator, laws: Laws, actions: np.ndarray, places: int
-) -> tuple[np.ndarray, np.ndarray]:
+def act(random: np.random.Generator, laws: Laws, actions: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
     """What comes of actions (R,): revenue (R,) and minutes (R,), drawn item by item."""
     rows, ads = laws.click.shape
     each = np.arange(rows)

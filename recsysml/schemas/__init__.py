@@ -19,6 +19,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
+        "ad_placement": "recsysml.schemas.rankers:AdPlacementConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
         "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
         "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
+        "ad_world": "recsysml.schemas.data:AdWorldConfig",
         "open_bandit": "recsysml.schemas.slates:OpenBanditConfig",
         "logged_slates": "recsysml.schemas.slates:LoggedSlatesConfig",
     },
@@ -39,6 +41,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
+        "ads": "recsysml.schemas.trainers:AdsTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
@@ -46,6 +49,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
+        "ads": "recsysml.schemas.evals:AdsEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },
