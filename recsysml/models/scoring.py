@@ -32,8 +32,15 @@ class Scorable(Protocol):
 
     context_length: int
 
-    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, T) -> hidden states (B, T, C)."""
+    def packed(
+        self,
+        tokens: Tensor,
+        real: Tensor,
+        wanted: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (B, T), places of their tokens (N,), those of the N that are asked for (U,) -> hidden states (U, C)."""
         ...
 
     def unembed(self, hidden: Tensor) -> Tensor:
@@ -178,23 +185,28 @@ def _batches(rows: list[_Row], batch_size: int | None, tokens: int) -> Iterator[
 
 def _score_batch(model: Scorable, rows: list[_Row], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """(N,) nats and (N,) whether it was the likeliest, of every target of every row, in order."""
-    length = len(rows[0].tokens)
-    shape = (len(rows), length)
+    lengths = np.array([len(row.tokens) for row in rows])
+    shape = (len(rows), lengths[0])
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    ends = np.tile(np.arange(1, length + 1), (len(rows), 1))  # padding sees itself alone
+    ends = np.tile(np.arange(1, shape[1] + 1), (len(rows), 1))  # padding sees itself alone
     for i, row in enumerate(rows):
-        n = len(row.tokens)
+        n = lengths[i]
         tokens[i, :n], positions[i, :n], ends[i, :n] = row.tokens, row.positions, row.ends
-    inputs = torch.from_numpy(tokens).to(device)
+    real = np.flatnonzero(np.arange(shape[1]) < lengths[:, None])  # (N,)
+    starts = np.cumsum(lengths) - lengths
+    # answers share the token before their first one
+    wanted, inverse = np.unique(
+        np.concatenate([row.sources + start for row, start in zip(rows, starts, strict=True)]), return_inverse=True
+    )
+    inputs, places, asked = (torch.from_numpy(array).to(device) for array in (tokens, real, wanted))
     if all((row.ends == len(row.tokens)).all() for row in rows):
-        hidden = model.packed(inputs)  # no row branches: the causal mask does, with padding on the right
+        # no row branches: the causal mask does, with padding on the right
+        hidden = model.packed(inputs, places, asked)
     else:
         mask = _mask(torch.from_numpy(ends).to(device))
-        hidden = model.packed(inputs, torch.from_numpy(positions).to(device), mask)
-    flat = np.concatenate([row.sources + i * length for i, row in enumerate(rows)])
-    sources, inverse = np.unique(flat, return_inverse=True)  # answers share the token before their first one
+        hidden = model.packed(inputs, places, asked, torch.from_numpy(positions).to(device), mask)
     targets = torch.from_numpy(np.concatenate([row.targets for row in rows])).to(device)
-    return _of_targets(model, hidden.flatten(0, 1)[torch.from_numpy(sources).to(device)], inverse, targets)
+    return _of_targets(model, hidden, inverse, targets)
 
 
 def _mask(ends: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def test_the_work_is_shared(model):
         context_length = CONTEXT
 
         def packed(self, tokens, *rest):
-            seen["tokens"] += tokens.numel()
+            seen["tokens"] += len(rest[0])
             return model.packed(tokens, *rest)
 
         def unembed(self, hidden):
