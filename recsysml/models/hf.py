@@ -32,6 +32,7 @@ class HFModel(nn.Module):
         # tokenizers without a limit say 1e30
         limits += [longest if longest is not None and longest < 1e6 else None, _DEFAULT_LENGTH]
         self.context_length = int(next(limit for limit in limits if limit))
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.head_apart = True
         self.shares = True
         self._try_out()
@@ -77,8 +78,7 @@ class HFModel(nn.Module):
     def _try_out(self) -> None:
         """Look whether the two short cuts give what whole rows of the model itself give."""
         generator = torch.Generator().manual_seed(0)
-        vocab_size = self.model.get_input_embeddings().num_embeddings
-        start, one, two = (torch.randint(vocab_size, (n,), generator=generator) for n in (6, 3, 4))
+        start, one, two = (torch.randint(self.vocab_size, (n,), generator=generator) for n in (6, 3, 4))
         whole = [self.model(input_ids=torch.cat((start, end))[None]).logits[0] for end in (one, two)]
         places = torch.arange(13)
         plain = (torch.cat((start, one))[None], places[:9], places[:9])
