@@ -14,6 +14,7 @@ import torch
 
 from recsysml import lazy, sections
 from recsysml.data import KINDS as DATA
+from recsysml.data.ad_truth import AdTruth
 from recsysml.data.ads import AdLog
 from recsysml.engine import checkpoint, device
 from recsysml.errors import ConfigError
@@ -86,12 +87,15 @@ def from_log(model: AdPlacement, log: AdLog, split: str) -> dict[str, Estimate]:
     return found
 
 
-def judge(model: AdPlacement, log: AdLog, data: Any, split: str) -> Judged:
-    """The model's policy in every session of a split, beside simple ones, and the truth of all actions.
+def open_truth(data: Any) -> AdTruth:
+    """The truth of the sessions of a config's log."""
+    found: AdTruth = lazy.resolve(TRUTHS[data.kind])(data)
+    return found
 
-    data: the log's config, by which its truth is found.
-    """
-    truth, rows = lazy.resolve(TRUTHS[data.kind])(data), log.rows(split)
+
+def judge(model: AdPlacement, log: AdLog, truth: AdTruth, split: str) -> Judged:
+    """The model's policy in every session of a split, beside simple ones, and the truth of all actions."""
+    rows = log.rows(split)
     worth = model.dial * model.minute_value
     revenue, engagement = truth.revenue[rows], truth.engagement[rows]
     estimate = log.revenue_estimate[rows]
@@ -235,7 +239,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     run.set_model(described["name"], described["kind"], sum(p.numel() for p in model.parameters()), 0)
     run.set_protocol(**protocol(config.model))
     run.set_environment(machine.describe())
-    judged = judge(model, log, config.data, config.eval.split)
+    judged = judge(model, log, open_truth(config.data), config.eval.split)
     record(run, judged)
     logger.info("%s", sentence(judged))
     show(run, model, judged, config.eval.dials)

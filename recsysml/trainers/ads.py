@@ -93,8 +93,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     logger.info("best weights: step %s of %s by val/loss", fitted.best_step, fitted.steps)
     if fitted.throughput["value"] is not None:
         run.set_throughput(**fitted.throughput)
+    truth = evals.open_truth(config.data)
     for split in ("val", "test"):
-        judged = evals.judge(model, log, config.data, split)
+        judged = evals.judge(model, log, truth, split)
         evals.record(run, judged)
         logger.info("%s", evals.sentence(judged))
     evals.show(run, model, judged, config.eval.dials)
@@ -128,7 +129,8 @@ class Learner:
         outcomes = np.stack([log.revenue + settings.reward_shift, log.engagement], axis=1)  # (R, 2)
         learnt = log.rows("train")
         features = torch.from_numpy(log.features)
-        model.fit_units(features[learnt], torch.from_numpy(outcomes[learnt]))
+        logged = np.stack([log.revenue, log.engagement], axis=1)
+        model.fit_units(features[learnt], torch.from_numpy(logged[learnt]))  # what it says is without the shift
         # in 64 bits up to here: where the zero is must not show in what is rounded
         units = (outcomes - outcomes[learnt].mean(axis=0)) / outcomes[learnt].std(axis=0)
         reward = outcomes[:, 0] + model.dial * model.minute_value * outcomes[:, 1]
