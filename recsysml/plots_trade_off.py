@@ -51,8 +51,8 @@ def sweep_curves(
     make a curve, in its order."""
     found: list[tuple[dict[str, str], list[float]]] = []
     for row, words in zip(content["jobs"], changed, strict=True):
-        both = [(row["metrics"].get(name) or {}).get("value") for name in pair]
-        if row["status"] == "ok" and None not in both:
+        both = [float(row["metrics"][name]["value"]) for name in pair if row["metrics"].get(name)]
+        if row["status"] == "ok" and len(both) == 2:
             found.append(({key: text for key, _, text in (word.partition("=") for word in words)}, both))
     settings = [setting for setting, _ in found]
     along = x_axis(list(dict.fromkeys(key for setting in settings for key in setting)), settings)

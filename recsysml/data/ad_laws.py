@@ -135,7 +135,7 @@ def act(random: np.random.Generator, laws: Laws, actions: np.ndarray, places: in
     at_ad, behind = step == before[:, None], step >= before[:, None]  # (R, ITEMS)
     hazard = np.where(at_ad, laws.leave_after_ad[each, ad][:, None], laws.leave[:, None])
     leaves = random.random((rows, ITEMS)) < hazard
-    there = (np.cumsum(leaves, axis=1) - leaves) == 0
+    there: np.ndarray = (np.cumsum(leaves, axis=1) - leaves) == 0
     mean = laws.minutes[:, None] * np.where(behind, laws.kept[each, ad][:, None], 1.0)
     minutes = (there * mean * random.gamma(4.0, 0.25, (rows, ITEMS))).sum(axis=1)
     clicked = (there & at_ad).any(axis=1) & (random.random(rows) < laws.click[each, ad])

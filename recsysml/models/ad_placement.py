@@ -30,6 +30,11 @@ REVENUE, ENGAGEMENT = 0, 1
 class AdPlacement(nn.Module):
     """An MLP over a session's features (Hidden layers of SiLU), and a rule. config: AdPlacementConfig."""
 
+    feature_mean: Tensor
+    feature_scale: Tensor
+    outcome_mean: Tensor
+    outcome_scale: Tensor
+
     def __init__(self, config: Any, n_features: int, n_actions: int) -> None:
         super().__init__()
         self.method, self.temperature = config.method, config.temperature
