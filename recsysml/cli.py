@@ -120,7 +120,7 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[models|data|trainers|evals|experiments|tasks|runs]",
+            metavar="[models|data|trainers|evals|trackers|experiments|tasks|runs]",
             help="Nothing: all but tasks and runs.",
             autocompletion=_complete_list,
             show_default=False,

@@ -200,7 +200,7 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
     codes = []
     with sweeps.lock(folder):
         sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
-        print(f"sweep: {folder} ({len(planned)} jobs)")
+        print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
         for one, plan in zip(ready, planned, strict=True):
             found = sweeps.find(folder, plan.config_hash, since)
             if found is not None and found.status == "ok":

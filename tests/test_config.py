@@ -124,7 +124,7 @@ MISTAKES = [
     ("trainer.beta2=1", "trainer.beta2=1.0: it must lie between 0 and 1"),
     ("trainer.min_lr_ratio=2", "trainer.min_lr_ratio=2.0: it must lie between 0 and 1."),
     ("trainer.optimizer=admw", "trainer.optimizer=admw: Did you mean: adamw? It is one of adamw, muon."),
-    ("trainer.precision=fp8", "It is one of auto, fp32, bf16, fp16."),
+    ("trainer.precision=fp8", "it is one of auto, fp32, bf16, fp16."),
     ("trainer.schedule=cosin", "Did you mean: cosine?"),
     ("data.val_fraction=1", "data.val_fraction=1.0: it must lie between 0 and 1"),
     ("data.tokenizer=gpt4", "Did you mean: gpt2?"),
