@@ -12,7 +12,7 @@ from typing import Any
 from recsysml import catalogue, data, evals, lazy, models, trainers
 from recsysml.engine.signals import termination_interrupts, uninterrupted
 from recsysml.environment import usable_cores
-from recsysml.errors import ConfigError, DataError, Interrupted
+from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import make_cache_dir
 from recsysml.models import extras
 from recsysml.results import Run
@@ -63,9 +63,8 @@ def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool
         if name in known and not (name == "heldout" and known[name].own):
             try:
                 task_files.locate(name, known[name])
-            except DataError:
-                if not (known[name].own and task_files.hub_reachable()):
-                    raise
+            except task_files.Missing as missing:
+                task_files.check_hub_instead(name, known[name], missing)
                 catalogued.append(name)
     if catalogued:
         task_files.hub_reachable()  # so that its clients know before they are imported

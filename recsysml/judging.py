@@ -18,6 +18,7 @@ from recsysml.files import conf_dir
 from recsysml.launch import Command, begin, do, outputs, start
 from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
+from recsysml.runs import describe_checkpoint
 from recsysml.schemas.run import RunConfig
 
 # what the table of several evals shows, where a task gives it
@@ -44,7 +45,7 @@ def run(command: Command, *, multirun: bool = False, rerun: bool = False, trust:
 def evaluate(command: Command, *, trust: bool = False) -> int:
     """Judge one model in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     ready = prepare(command, trust=trust)
-    print(f"checkpoint: {ready.checkpoint}")
+    print(f"checkpoint: {describe_checkpoint(ready.checkpoint)}")
     if _asks_first(ready.config):
         job.check(ready.config)  # a missing text is said before the model has worked
         code, scores = _judged(command, trust=trust)

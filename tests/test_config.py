@@ -150,7 +150,7 @@ MISTAKES = [
     ("trainer.lrr=1,2", "trainer.lrr: there is no such key. Did you mean: trainer.lr?"),
     ("gpt2", "gpt2: an override is written key=value. Did you mean: model=gpt2?"),
     ("trainer.lr", "Did you mean: trainer.lr=...?"),
-    ("model", "Did you mean: model=als?"),
+    ("model", "model: an override is written key=value. model= takes one of als, bpr, ease, gpt2"),
     ("help", "Did you mean: --help?"),
     ("--trainer.lr=1", "overrides are written without dashes. Did you mean: trainer.lr=1?"),
     ("--hlep", "--hlep: no such option. Did you mean: --help?"),

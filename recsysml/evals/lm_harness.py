@@ -143,9 +143,8 @@ def _locate(name: str, file: task_files.TaskFile, theirs: list[str]) -> task_fil
     """Local files; where ours are missing and the hub can be reached, the harness's own task takes their place."""
     try:
         return task_files.locate(name, file)
-    except DataError:
-        if not (file.own and task_files.hub_reachable()):
-            raise
+    except task_files.Missing as missing:
+        task_files.check_hub_instead(name, file, missing)
         theirs.append(name)
         return None
 

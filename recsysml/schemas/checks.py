@@ -16,7 +16,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def choices_hint(value: str, choices: Sequence[str]) -> str:
-    """`Did you mean: adamw? It is one of adamw, muon.`, or its second half where nothing is near: what ends an error."""
+    """`Did you mean: adamw? It is one of adamw, muon.`, or its second half where nothing is near."""
     near = nearest(value, choices)
     return (f"Did you mean: {near}? It" if near else "it") + f" is one of {', '.join(choices)}."
 

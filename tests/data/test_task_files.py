@@ -58,7 +58,7 @@ def test_a_users_task_replaces_ours(folder):
 def test_data_files_are_found_beside_the_yaml_and_under_the_data_folder(folder, tmp_path, monkeypatch):
     (folder / "mine.yaml").write_text(LOCAL + SPLITS)
     file = task_files.index(str(folder))["mine"]
-    with pytest.raises(DataError, match=r"tasks=mine: its questions, rows.jsonl, are neither beside mine.yaml"):
+    with pytest.raises(DataError, match=r"tasks=mine: its questions, rows.jsonl, are not beside mine.yaml"):
         task_files.locate("mine", file)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
