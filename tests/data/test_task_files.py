@@ -76,3 +76,23 @@ def test_data_files_are_found_beside_the_yaml_and_under_the_data_folder(folder, 
 def test_a_task_of_the_hub_has_no_local_files(folder):
     (folder / "mine.yaml").write_text("task: mine\ndataset_path: some/where\n")
     assert task_files.locate("mine", task_files.index(str(folder))["mine"]) is None
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_hub_stands_in_where_it_has_the_questions_and_can_be_reached(reachable, monkeypatch, tmp_path):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task_files, "hub_reachable", lambda: reachable)
+    known = task_files.index()
+    for name, file in (("arc_easy", "arc_easy/test.jsonl"), ("gsm8k_local", "gsm8k/test.jsonl")):
+        with pytest.raises(task_files.Missing, match=rf"the folder that holds {file}$") as missing:
+            task_files.locate(name, known[name])
+        if name == "arc_easy" and reachable:
+            task_files.check_hub_instead(name, known[name], missing.value)
+            continue
+        with pytest.raises(task_files.Missing, match=f"tasks={name}: its questions, {file}") as said:
+            task_files.check_hub_instead(name, known[name], missing.value)
+        assert ("hub" in str(said.value)) == (name == "arc_easy")
+    (tmp_path / "arc_easy").mkdir()  # the file that was asked for, where it was asked for
+    (tmp_path / "arc_easy" / "test.jsonl").write_text("{}\n")
+    assert task_files.locate("arc_easy", known["arc_easy"]).asked == [tmp_path / "arc_easy" / "test.jsonl"]

@@ -115,6 +115,18 @@ def test_a_second_load_reads_the_cache(notes, monkeypatch):
     assert np.array_equal(second.splits["val"].tokens, first.splits["val"].tokens)
 
 
+def test_it_is_said_what_is_at_work_and_where_it_is_kept(notes, caplog):
+    settings = config(notes)
+    with caplog.at_level(logging.INFO, logger="recsysml"):
+        text.load(settings)
+        text.load(settings)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("reading and tokenizing the text")
+    assert second.startswith("opening the tokens")
+    folder = first.rpartition(" ")[2]
+    assert second.endswith(folder) and Path(folder, "meta.json").is_file()
+
+
 def test_other_text_or_settings_are_another_cache_entry(notes):
     base = text.load(config(notes)).fingerprint
     assert text.load(config(notes, val_fraction=0.4)).fingerprint != base

@@ -61,13 +61,17 @@ def send(number: int) -> threading.Thread:
     return thread
 
 
+def wait_for(number: int, said: Said) -> None:
+    send(number)
+    said.wait_outside_python()
+    signal.pause()  # never reached: the handler runs before
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_outside_the_loop(said: Said, number: signal.Signals) -> None:
     handlers = [signal.getsignal(each) for each in NUMBERS]
-    with pytest.raises(KeyboardInterrupt), termination_interrupts():
-        send(number)
-        said.wait_outside_python()
-        signal.pause()  # never reached: the handler runs before
+    with termination_interrupts(), pytest.raises(KeyboardInterrupt):
+        wait_for(number, said)
     (line,) = said.lines
     assert line.startswith(f"{number.name}: stopping")
     assert [signal.getsignal(each) for each in NUMBERS] == handlers
@@ -87,15 +91,13 @@ def test_in_the_loop(said: Said, number: signal.Signals, within_a_run: bool) -> 
 
 
 def test_one_that_is_acted_on_at_once_is_said_in_the_words_of_its_place(said: Said) -> None:
-    with termination_interrupts():
-        with StopRequest():
-            os.kill(os.getpid(), signal.SIGTERM)
+    with termination_interrupts(), StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
     assert len(said.lines) == 1 and "saving after this step" in said.lines[0]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_one_that_is_let_pass_is_not_said_to_stop_anything(said: Said, number: signal.Signals) -> None:
-    with termination_interrupts():
-        with uninterrupted():
-            os.kill(os.getpid(), number)
+    with termination_interrupts(), uninterrupted():
+        os.kill(os.getpid(), number)
     assert said.lines == []
