@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsysml.data import download, prepare, text
@@ -86,6 +86,7 @@ TRAINED = train_bpe(["the cat\nthe dog\n  the end\n" * 50], 290)
 
 
 @settings(max_examples=60, deadline=None)
+@example(["aaaaaaaaaaaédo"])
 @given(st.lists(st.text(alphabet="the cadog\n é", min_size=1, max_size=60), min_size=1, max_size=5))
 def test_units_start_where_brute_force_says(texts):
     documents = [Document(str(i), value) for i, value in enumerate(texts)]
@@ -98,7 +99,9 @@ def test_units_start_where_brute_force_says(texts):
                 positions.append(position)
                 position += tokenizer.token_lengths[token]
             starts = [sum(block.unit_bytes[:i]) for i in range(len(block.unit_bytes))]
-            expected = [next(i for i, where in enumerate(positions) if where >= start) for start in starts]
+            # a unit that begins within the last token has none of its own
+            ends = [*enumerate(positions), (len(positions), position)]
+            expected = [next(i for i, where in ends if where >= start) for start in starts]
             assert block.unit_starts.tolist() == expected
             assert block.unit_bytes.sum() == position == sum(len(value.encode()) for value in texts)
             firsts = [i for i, unit in enumerate(block.unit_ids) if unit.endswith("#0")]
@@ -156,7 +159,7 @@ def test_a_damaged_cache_is_named_and_made_again(notes, caplog, file, how):
     assert np.array_equal(after.splits["train"].tokens, tokens)
     caplog.clear()
     text.load(config(notes))
-    assert not caplog.text
+    assert "damaged" not in caplog.text
 
 
 def _load_at_once(barrier, settings, results):
