@@ -23,6 +23,9 @@ def lines(action: str, name: str | None, config_dir: Path | None = None) -> Iter
         raise ConfigError(f"data {action}: {choices_hint(action, ACTIONS)}")
     if action == "list":
         yield from _statuses([name] if name else list(catalogue.choices("data", config_dir)), config_dir)
+        if name is None:
+            yield ""
+            yield "recsysml data prepare NAME fetches or converts one; recsysml data check NAME verifies it"
         return
     if name is None:
         names = ", ".join(catalogue.choices("data", config_dir))
@@ -43,7 +46,7 @@ def _statuses(names: list[str], config_dir: Path | None) -> Iterator[str]:
         try:
             status = str(_source(name, config).status(config))
         except (ConfigError, DataError) as error:
-            status = str(error)
+            status = str(error).removeprefix(f"{name}: ")
         yield f"{name:<{width}}  {status}"
 
 
