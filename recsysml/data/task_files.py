@@ -131,8 +131,10 @@ def locate(name: str, file: TaskFile) -> Located | None:
     """
     content = file.content
     kwargs = content.get("dataset_kwargs") or {}
-    if content.get("dataset_path") not in _LOCAL or "data_files" not in kwargs:
+    if content.get("dataset_path") not in _LOCAL:
         return None
+    if not kwargs.get("data_files"):  # `datasets` would read what lies in the working directory
+        raise DataError(f"tasks={name}: {file.path} names no files of questions (dataset_kwargs.data_files)")
     files = kwargs["data_files"]
     files = dict(files) if isinstance(files, dict) else {"train": files}
     converted = questions.find(name)
@@ -162,7 +164,16 @@ def locate(name: str, file: TaskFile) -> Located | None:
     overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
     holding = found[str(asked)]
     holders = [Path(one) for one in ([holding] if isinstance(holding, str) else holding)]
+    if not converted and content["dataset_path"] == "json":
+        _check_rows(holders)
     return Located(overrides, holders, converted.sources if converted else {}, converted.notes if converted else [])
+
+
+def _check_rows(paths: list[Path]) -> None:
+    """Read files of JSON lines through, as `datasets` names neither file nor line of one that is broken."""
+    for path in paths:
+        if path.name.removesuffix(".gz").endswith(".jsonl") and not sum(1 for _ in questions.read_rows(path)):
+            raise DataError(f"{path} holds no questions")
 
 
 def check_hub_instead(name: str, file: TaskFile, missing: Missing) -> None:

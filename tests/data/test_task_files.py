@@ -96,3 +96,24 @@ def test_the_hub_stands_in_where_it_has_the_questions_and_can_be_reached(reachab
     (tmp_path / "arc_easy").mkdir()  # the file that was asked for, where it was asked for
     (tmp_path / "arc_easy" / "test.jsonl").write_text("{}\n")
     assert task_files.locate("arc_easy", known["arc_easy"]).asked == [tmp_path / "arc_easy" / "test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('{"a": 1}\n{bad\n', "rows.jsonl line 2 is not JSON"),
+        ('{"a": 1}\n[1]\n', "rows.jsonl line 2 holds no JSON object"),
+        ("\n", "rows.jsonl holds no questions"),
+    ],
+)
+def test_broken_questions_are_named_with_their_line(folder, rows, words):
+    (folder / "mine.yaml").write_text(LOCAL + SPLITS)
+    (folder / "rows.jsonl").write_text(rows)
+    with pytest.raises(DataError, match=words):
+        task_files.locate("mine", task_files.index(str(folder))["mine"])
+
+
+def test_a_local_task_names_its_files(folder):
+    (folder / "mine.yaml").write_text("task: mine\ndataset_path: json\ntest_split: test\n")
+    with pytest.raises(DataError, match="names no files"):
+        task_files.locate("mine", task_files.index(str(folder))["mine"])
