@@ -158,6 +158,7 @@ MISTAKES = [
     ("hydra.run.dir=x", "only hydra/launcher may be set, in a sweep."),
     ("hydra/launcher=joblib", "it works only in a sweep; add -m."),
     ("trainer.sample_prompt=Hello (world", "the value is not understood; quote it twice"),
+    ("model=gpt2 data=text", "several overrides in one word; leave out the quotes."),
     ("seed=${nowhere}", "nowhere"),
 ]
 
