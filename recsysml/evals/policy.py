@@ -179,7 +179,7 @@ def protocol(log: LoggedSlates, weights: Mapping[str, float], how: Any) -> dict[
     """How it was judged, for results.json: runs that differ here do not compare."""
     return {
         "split": how.split, "fit_range": log.fit_range, "candidates": "the slate's", "rewards": dict(weights),
-        "propensities": log.propensity_source, "reward_model": how.reward_model, "folds": how.folds, "clip": how.clip,
+        "propensities": log.propensity_source, "folds": how.folds, "clip": how.clip,
     }  # fmt: skip
 
 

@@ -110,8 +110,6 @@ class ValueEvalConfig:
         at_least("eval.batch_size", self.batch_size, 1)
 
 
-# what predicts the reward of items that were not shown
-REWARD_MODELS = ("ridge", "gradient_boosting")
 # whose value is asked for
 POLICIES = ("model", "uniform", "logging", "bts")
 
@@ -131,9 +129,7 @@ class PolicyEvalConfig:
     policy: str = "model"
     # the largest weight of clipped_ips; null is the square root of the number of requests
     clip: float | None = None
-    # predicts rewards for dm, dr, dr_os and switch_dr: ridge or gradient_boosting
-    reward_model: str = "ridge"
-    # parts that requests are dealt to: each is predicted by a model of all others
+    # parts that requests are dealt to: the reward model of dm, dr, dr_os and switch_dr predicts each from all others
     folds: int = 5
     # requests scored at once
     batch_size: int = 1024
@@ -146,7 +142,6 @@ class PolicyEvalConfig:
             raise ConfigError("eval.split=all: the model has learnt from a part of it; use test or val.")
         if self.clip is not None:
             above("eval.clip", self.clip, 0)
-        one_of("eval.reward_model", self.reward_model, REWARD_MODELS)
         at_least("eval.folds", self.folds, 2)
         at_least("eval.batch_size", self.batch_size, 1)
 
