@@ -109,8 +109,8 @@ def slate_advantages(reward: Tensor, shown: Tensor, predicted: Tensor, policy: T
 def grpo(
     log_pi: Tensor, shown: Tensor, log_old: Tensor, advantage: Tensor, weight: Tensor | None = None, eps: float = 0.2
 ) -> Tensor:
-    """-mean min(rho A, clip(rho, 1-eps, 1+eps) A). log_pi, log_old (B, N) of the policy and its snapshot; advantage (B,);
-    weight (B,): pi_old/propensity, clipped, without gradient."""
+    """-mean min(rho A, clip(rho, 1-eps, 1+eps) A). log_pi, log_old (B, N): of the policy and of its snapshot; advantage
+    (B,); weight (B,): pi_old/propensity, clipped, without gradient."""
     ratio = _ratio(_shown(log_pi, shown), _shown(log_old, shown))
     return -_weighted(torch.minimum(ratio * advantage, ratio.clamp(1 - eps, 1 + eps) * advantage), weight)
 

@@ -77,8 +77,9 @@ def test_a_head_that_cannot_be_applied_apart_is_found_out():
         p.data.add_(0.2 * torch.randn_like(p))
     model = HFModel(theirs, None)
     assert not model.head_apart
-    ids = torch.tensor([[3, 4, 5]])
-    torch.testing.assert_close(model.unembed(model.packed(ids)), theirs(input_ids=ids).logits)
+    ids, places = torch.tensor([[3, 4, 5]]), torch.arange(3)
+    found = model.unembed(model.packed(ids, places, places[1:]))
+    torch.testing.assert_close(found, theirs(input_ids=ids).logits[0, 1:])
 
 
 @pytest.fixture
