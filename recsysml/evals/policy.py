@@ -59,7 +59,7 @@ def check(config: Any) -> None:
 def rewards_expected(log: LoggedSlates, rows: np.ndarray, reward: np.ndarray, how: Any, seed: int = 0) -> np.ndarray:
     """(B, N) cross-fitted reward of every candidate of `rows` (B,). reward (R,): of the whole log. how: the eval's
     config. It is the same for all policies."""
-    return cross_fit(log.features, log.mask, log.shown, reward, rows, kind=how.reward_model, folds=how.folds, seed=seed)
+    return cross_fit(log.features, log.mask, log.shown, reward, rows, folds=how.folds, seed=seed)
 
 
 def judge(
