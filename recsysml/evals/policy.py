@@ -15,9 +15,11 @@ import numpy as np
 from recsysml import sections
 from recsysml.data import KINDS as DATA
 from recsysml.data.slates import ESTIMATED, LoggedSlates
+from recsysml.engine import device
 from recsysml.errors import ConfigError, DataError
 from recsysml.metrics import policy as metrics
 from recsysml.metrics.policy import Estimate
+from recsysml.ranking.policies import aligned, log_probabilities, open_policy
 from recsysml.ranking.reward_model import cross_fit
 
 logger = logging.getLogger("recsysml")
@@ -250,9 +252,22 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     how = config.eval
     log = load(config.data)
     rows = rows_of(log, how.split)
-    weights = config.model.rewards(config.data)
-    policy, truth = simple_policy(how.policy, log, rows, config.data)
-    run.set_model(how.policy, "policy", 0, 0)
+    if how.policy == "model":
+        machine = device.prepare(
+            device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True
+        )
+        opened = open_policy(checkpoint_dir, machine.device)
+        weights = opened.model.rewards
+        found = log_probabilities(
+            opened.model, aligned(log, opened.names), rows, batch_size=how.batch_size, device=machine.device
+        )
+        policy, truth = np.exp(found[0]), None
+        run.set_model(opened.name, "policy_ranker", opened.parameters, 0)
+        run.set_environment(machine.describe())
+    else:
+        weights = config.model.rewards(config.data)
+        policy, truth = simple_policy(how.policy, log, rows, config.data)
+        run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))
     known = true_rewards(config.data, weights, rows)

@@ -27,8 +27,11 @@ class PolicyRanker(nn.Module):
     worth: Tensor
     temperature: Tensor
 
-    def __init__(self, config: PolicyRankerConfig, widths: tuple[int, int, int], rewards: dict[str, float]) -> None:
-        """widths: features of a context, of an item, of a pair; rewards: task -> what one is worth."""
+    def __init__(
+        self, config: PolicyRankerConfig, widths: tuple[int, int, int], rewards: dict[str, float], places: int = 1
+    ) -> None:
+        """widths: features of a context, of an item, of a pair; rewards: task -> what one is worth; places: of a slate
+        that training reads."""
         super().__init__()
         config.validate()
         self.config, self.widths, self.rewards = config, widths, dict(rewards)
@@ -42,6 +45,8 @@ class PolicyRanker(nn.Module):
             after = [*config.hidden, len(self.tasks)][place + 1]
             layers += [nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(width, after)]
         self.rest = nn.Sequential(*layers)
+        # what a place further down costs, in logits; the top costs nothing, and what serves is always at the top
+        self.places = nn.Parameter(torch.zeros(places, len(self.tasks)))
         self.register_buffer("worth", torch.tensor([rewards[task] for task in self.tasks], dtype=torch.float32))
         self.register_buffer("temperature", torch.tensor(float(config.temperature)))
 
@@ -51,6 +56,15 @@ class PolicyRanker(nn.Module):
             part(scale(x)) for part, scale, x in zip(self.parts, self.scales, (contexts, items, pairs), strict=True)
         )
         return self.rest(context[:, None] + item + pair).float()
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The 2-D weights between features and logits, for Muon."""
+        linear = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
+        return [layer.weight for layer in linear[:-1]]
+
+    def placed(self, logits: Tensor, places: Tensor) -> Tensor:
+        """logits (B, T) of items shown at places (B,) from 0 -> (B, T)."""
+        return logits + self.places[places] * (places > 0)[:, None]
 
     def values(self, logits: Tensor) -> Tensor:
         """(..., T) -> (...): what a candidate is worth, in the reward's unit."""

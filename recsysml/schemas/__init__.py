@@ -19,6 +19,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
+        "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -39,6 +40,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
+        "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
