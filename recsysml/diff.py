@@ -160,6 +160,9 @@ def _judge(name: str, a: Side, b: Side, refused: str | None, alpha: float) -> Me
     other = _other_task(left, right, ours=a.ours and b.ours)
     if other is not None:
         return replace(row, reason=other)
+    for label, entry in (("A", left), ("B", right)):
+        if entry.get("unreliable"):
+            return replace(row, reason=f"in {label} {entry['unreliable']}")
     pairs, obstacle = _pair(name, a, b)
     try:
         if pairs is not None:

@@ -10,6 +10,7 @@ KINDS = {
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
     "value": "recsysml.evals.value:evaluate_checkpoint",
+    "policy": "recsysml.evals.policy:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }

@@ -19,6 +19,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
+        "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -30,6 +31,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
         "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
         "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
+        "open_bandit": "recsysml.schemas.slates:OpenBanditConfig",
+        "logged_slates": "recsysml.schemas.slates:LoggedSlatesConfig",
     },
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
@@ -37,6 +40,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
+        "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
@@ -44,6 +48,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
+        "policy": "recsysml.schemas.evals:PolicyEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },

@@ -184,14 +184,17 @@ class Ml1mConfig(_InteractionFields):
 class WorldConfig(_InteractionFields):
     """The simulated world: its truth is known, so that what is learnt can be held against it.
 
-    A retriever learns from its interactions, a ranker from its impressions: all that was shown, with every action.
+    A retriever learns from its interactions, a ranker from its impressions: all that was shown, with every action; a
+    policy from its slates: what could have been shown on top, what was, and the probability of it.
     """
 
-    families: ClassVar[tuple[str, ...]] = ("interactions", "impressions")
+    families: ClassVar[tuple[str, ...]] = ("interactions", "impressions", "slates")
 
     has_friends: ClassVar[bool] = True
     # labels that nobody wants more of
     unwanted: ClassVar[tuple[str, ...]] = ("skip", "leave")
+    # what a policy is paid for, where its model does not say otherwise
+    reward_weights: ClassVar[dict[str, float]] = {"click": 0.5, "long_view": 1.0, "like": 1.0, "share": 2.0}
 
     kind: str = "world"
     name: str = "world"

@@ -6,4 +6,5 @@ KINDS = {
     "retrieval": "recsysml.trainers.retrieval:train",
     "ranking": "recsysml.trainers.ranking:train",
     "value": "recsysml.trainers.value:train",
+    "policy": "recsysml.trainers.policy:train",
 }
