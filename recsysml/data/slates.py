@@ -51,6 +51,7 @@ class LoggedSlates:
     logging: np.ndarray | None = None  # (R, N) float64 the whole policy that logged, 0 where there is no candidate
     slate: np.ndarray | None = None  # (R, K) int64 columns in the order shown, -1 where it ends
     slate_propensity: np.ndarray | None = None  # (R, K) of each place given those above it
+    slate_actions: np.ndarray | None = None  # (R, K, T) float32 of each place, NaN where the user did not come
     fit_range: str = "train"
     fingerprint: str = field(init=False, default="")
 

@@ -1,7 +1,8 @@
 """The simulated world's log as slates: what could have been shown on top, what was, and the probability of it.
 
 The logging policy is known, as a system that draws its slates can log it. Its mood for the session is not: what it
-senses is nobody's input. Only the top of each slate is an action here; its responses depend on nothing below it.
+senses is nobody's input. Only the top of each slate is an action here, whose responses depend on nothing below it; what
+was done further down is there for who models rewards.
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ def read(config: WorldConfig, world: World, version: int) -> LoggedSlates:
     with progress("simulating the world", config.events) as advance:
         for index in range(len(world)):
             requests, shown, logging = world.logged_slice(index)
-            top = shown.positions == 0
-            actions = np.zeros((len(requests.ids), len(tasks)), np.float32)
-            actions[shown.requests[top]] = np.stack([getattr(shown, task)[top] for task in tasks], axis=1)
+            actions = np.full((*requests.slate.shape, len(tasks)), np.nan, np.float32)
+            actions[shown.requests, shown.positions] = np.stack([getattr(shown, task) for task in tasks], axis=1)
             sessions = requests.sessions[shown.requests]
             clicks.append(
                 np.stack([shown.users, shown.items, sessions], axis=1)[shown.click]  # (clicks, 3)
@@ -79,12 +79,13 @@ def read(config: WorldConfig, world: World, version: int) -> LoggedSlates:
         requests.slate[:, 0],
         logging[rows, requests.slate[:, 0]],
         LOGGED,
-        actions,
+        actions[:, 0],
         tasks,
         dict(config.reward_weights),
         logging=logging,
         slate=np.where(requests.propensities > 0, requests.slate, -1),
         slate_propensity=requests.propensities,
+        slate_actions=actions,
         fit_range=config.fit_range,
     )
 

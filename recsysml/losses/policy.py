@@ -80,37 +80,24 @@ def dr(
     return -expected.mean() + ips(log_pi, shown, propensity, residual, clip)
 
 
-def group_advantages(reward: Tensor, group: Tensor | None = None, normalise: bool = True) -> Tensor:
-    """reward (B, G) of G draws of each request -> (B, G) minus the request's mean, over its standard deviation.
+def advantages(reward: Tensor, predicted: Tensor, policy: Tensor) -> Tensor:
+    """(B,) rewards of what was shown, normalised within their request: minus the mean, over the standard deviation.
 
-    group (B, G) bool: which draws are real. They sum to 0 in each request; one draw, or equal ones, has none. A log
-    shows one item a request: its group is the slate under a reward model, see `slate_advantages`.
-    """
-    real = torch.ones_like(reward, dtype=torch.bool) if group is None else group
-    count = real.sum(dim=1, keepdim=True).clamp(min=1)
-    centred = torch.where(real, reward - (reward * real).sum(dim=1, keepdim=True) / count, 0.0)
-    if not normalise:
-        return centred
-    spread = (centred**2).sum(dim=1, keepdim=True).div(count).sqrt()
-    return torch.where(spread > 1e-6, centred / spread.clamp(min=1e-6), torch.zeros_like(centred))
-
-
-def slate_advantages(reward: Tensor, shown: Tensor, predicted: Tensor, policy: Tensor) -> Tensor:
-    """(B,) reward of what was shown, normalised within its request by what a policy's draws would bring.
-
-    predicted (B, N) rewards; policy (B, N) probabilities: their mean and standard deviation stand for those of a group
-    of draws, which one logged item is too few for. Shifting rewards and predictions by a constant changes nothing.
+    predicted (B, N): rewards; policy (B, N): probabilities of the draws that make up the group. A log shows one item a
+    request, which is no group: the whole slate stands for it, each candidate as often as the policy draws it. So the
+    advantages of all candidates, weighted like that, sum to 0, and a constant added to rewards and predictions changes
+    nothing. Where all candidates are alike the spread counts as 0.01.
     """
     mean = (policy * predicted).sum(dim=1)
-    spread = ((policy * (predicted - mean[:, None]) ** 2).sum(dim=1)).sqrt()
+    spread = (policy * (predicted - mean[:, None]) ** 2).sum(dim=1).sqrt()
     return (reward - mean) / spread.clamp(min=1e-2)
 
 
 def grpo(
     log_pi: Tensor, shown: Tensor, log_old: Tensor, advantage: Tensor, weight: Tensor | None = None, eps: float = 0.2
 ) -> Tensor:
-    """-mean min(rho A, clip(rho, 1-eps, 1+eps) A). log_pi, log_old (B, N) of the policy and its snapshot; advantage (B,);
-    weight (B,): pi_old/propensity, clipped, without gradient."""
+    """-mean min(rho A, clip(rho, 1-eps, 1+eps) A). log_pi, log_old (B, N): of the policy and of its snapshot; advantage
+    (B,); weight (B,): pi_old/propensity, clipped, without gradient."""
     ratio = _ratio(_shown(log_pi, shown), _shown(log_old, shown))
     return -_weighted(torch.minimum(ratio * advantage, ratio.clamp(1 - eps, 1 + eps) * advantage), weight)
 

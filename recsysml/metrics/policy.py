@@ -241,7 +241,9 @@ def _ratio(weights: np.ndarray, reward: np.ndarray, ess: float) -> Estimate:
     if total == 0:
         return Estimate(math.nan, None, None, None, 0.0, np.full(len(weights), math.nan))
     value = float((weights * reward).mean()) / total
-    return _mean(value + weights * (reward - value) / total, ess)
+    scores = value + weights * (reward - value) / total
+    # a single request says nothing of its own spread
+    return _mean(scores, ess) if np.count_nonzero(weights) > 1 else _interval(value, None, ess, scores)
 
 
 def _mean(scores: np.ndarray, ess: float) -> Estimate:

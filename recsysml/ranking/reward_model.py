@@ -1,59 +1,65 @@
-"""A model of the reward of showing an item, for off-policy evaluation: each request predicted by a model without it."""
+"""A model of the reward of showing an item, for off-policy evaluation: each request predicted by a model without it.
+
+It is ridge regression on a candidate's standardised features, its penalty chosen by leave-one-out on what it is fitted
+to. Of the simulated world, boosted trees explain a third of the true rewards instead of a quarter, take many times as
+long, and do not narrow the interval of DR.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from recsysml.data.progress import progress
 
-KINDS = ("ridge", "gradient_boosting")
+# numbers of features held at once
+_HELD = 20_000_000
 
 
 def cross_fit(
-    features: np.ndarray,
+    features: Callable[[np.ndarray], np.ndarray],
     mask: np.ndarray,
     shown: np.ndarray,
     reward: np.ndarray,
+    rows: np.ndarray | None = None,
     *,
-    kind: str = "ridge",
     folds: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """(R, N) predicted reward of every candidate of every request, 0 outside of mask.
+    """(B, N) predicted reward of every candidate of the requests `rows` (B,), None being all R; 0 outside of mask.
 
-    features (R, N, F) of candidates in their request; mask (R, N) bool; shown (R,) columns; reward (R,) of what was
-    shown. Requests are dealt to `folds` at random; a fold is predicted by the model of the others, so that a
-    prediction never has seen its own request (Chernozhukov et al. 2018, section 3). Predictions are kept within the
-    rewards that the model has seen. Raises ValueError if there are fewer than two requests a fold.
+    features: rows (b,) -> (b, N, F) of their candidates; mask (R, N) bool; shown (R,) columns; reward (R,) of what was
+    shown. The rows are dealt to `folds` at random; a fold is predicted by a model of all other requests of the log, so
+    that no prediction has seen its own request (Chernozhukov et al. 2018, definition 3.1). Predictions stay within the
+    rewards that their model has seen. Raises ValueError if there are fewer than two rows a fold.
     """
-    n = len(shown)
-    if n < 2 * folds:
-        raise ValueError(f"{n} requests are too few for {folds} folds of a reward model: give fewer folds or more data")
-    fold = np.random.default_rng(seed).permutation(n) % folds
-    chosen = features[np.arange(n), shown]  # (R, F)
+    rows = np.arange(len(shown)) if rows is None else rows
+    if len(rows) < 2 * folds:
+        raise ValueError(
+            f"{len(rows)} requests are too few for a reward model in {folds} folds: give fewer folds or more data"
+        )
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fold = np.full(len(shown), -1)
+    fold[rows] = np.random.default_rng(seed).permutation(len(rows)) % folds
+    everyone = np.arange(len(shown))
+    size = max(1, _HELD // max(1, features(everyone[:1]).size))
+    parts = np.split(everyone, range(size, len(everyone), size))
+    chosen = np.concatenate([features(part)[np.arange(len(part)), shown[part]] for part in parts])  # (R, F)
     predicted = np.zeros(mask.shape)
     with progress("fitting reward models", folds) as advance:
         for each in range(folds):
-            inside = fold == each
-            model = _model(kind, seed).fit(chosen[~inside], reward[~inside])
-            seen = reward[~inside]
-            real = mask & inside[:, None]
-            predicted[real] = np.clip(model.predict(features[real]), seen.min(), seen.max())
+            others, inside = fold != each, np.flatnonzero(fold == each)
+            model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 5, 7)))
+            model.fit(chosen[others], reward[others])
+            low, high = reward[others].min(), reward[others].max()
+            for part in np.split(inside, range(size, len(inside), size)):
+                real = mask[part]
+                found = np.zeros(real.shape)
+                found[real] = np.clip(model.predict(features(part)[real]), low, high)
+                predicted[part] = found
             advance(1)
-    return predicted
-
-
-def _model(kind: str, seed: int):  # type: ignore[no-untyped-def]  # scikit-learn has no types
-    if kind == "ridge":
-        from sklearn.linear_model import RidgeCV
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 5, 7)))
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    # few leaves and a high floor of rows: rewards are noisy, and what is fitted to noise makes DR worse
-    return HistGradientBoostingRegressor(
-        max_iter=80, learning_rate=0.08, max_leaf_nodes=8, min_samples_leaf=50, l2_regularization=1.0,
-        early_stopping=False, random_state=seed,
-    )  # fmt: skip
+    return predicted[rows]

@@ -19,6 +19,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
+        "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",
         "ad_placement": "recsysml.schemas.rankers:AdPlacementConfig",
     },
     "data": {
@@ -41,6 +42,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
+        "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
         "ads": "recsysml.schemas.trainers:AdsTrainerConfig",
     },
     "eval": {
@@ -49,6 +51,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
+        "policy": "recsysml.schemas.evals:PolicyEvalConfig",
         "ads": "recsysml.schemas.evals:AdsEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",

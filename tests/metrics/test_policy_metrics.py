@@ -253,6 +253,8 @@ def test_edges():
     nothing = ope.snips(np.zeros(4), np.ones(4))
     assert math.isnan(nothing.value)
     assert nothing.unreliable
+    alone = ope.snips(np.array([0.0, 2.0, 0.0]), np.array([0.0, 1.0, 0.0]))
+    assert (alone.value, alone.stderr, alone.ess) == (1, None, 1)
     assert ope.effective_sample_size(np.zeros(4)) == 0
     with pytest.raises(ValueError, match="no request"):
         ope.check(*(np.zeros((0, 2)),) * 2, *(np.zeros(0),) * 3, np.zeros((0, 2)))
