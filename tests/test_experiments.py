@@ -14,6 +14,8 @@ from recsysml.diff import flatten
 from recsysml.models.gpt import GPT
 
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
+# those whose replicates are worlds, each with a seed of its own
+WORLDS = ("ad_dial", "ad_methods")
 # what each claim about retrieval varies beside the seed
 RETRIEVAL = {
     "logq": {"trainer.logq"},
@@ -36,8 +38,9 @@ def jobs(name: str) -> list[Any]:
 def test_an_experiment_runs_as_a_sweep_over_one_data_set(name: str) -> None:
     configs = jobs(name)
     assert len(configs) > 2
-    data = {job.trainer.kind: job.data for job in configs}
-    assert all(job.data == data[job.trainer.kind] for job in configs)
+    replicated = {"seed": 0} if name in WORLDS else {}
+    data = {job.trainer.kind: dataclasses.replace(job.data, **replicated) for job in configs}
+    assert all(dataclasses.replace(job.data, **replicated) == data[job.trainer.kind] for job in configs)
     assert len(data) == (2 if name == "retrieval_is_pretraining" else 1)
     distinct = {repr(job) for job in configs}
     assert len(distinct) == len(configs)
@@ -69,6 +72,28 @@ def test_claims_about_retrieval_vary_one_thing_over_three_seeds(name: str) -> No
         seeds.setdefault(tuple(str(values[key]) for key in RETRIEVAL[name]), set()).add(values["seed"])
     assert all(found == {1, 2, 3} for found in seeds.values())
     assert configs[0].trainer.warmup_steps <= configs[0].trainer.max_steps / 10
+
+
+@pytest.mark.parametrize(
+    ("name", "varied", "worlds"),
+    [
+        ("ad_dial", {"model.method", "model.dial", "data.seed"}, 3),
+        (
+            "ad_methods",
+            {"model.name", "model.method", "trainer.baseline", "trainer.importance_weights", "trainer.reward_shift",
+             "data.seed"},
+            8,
+        ),
+    ],
+)  # fmt: skip
+def test_claims_about_ads_vary_what_they_say_over_worlds(name: str, varied: set[str], worlds: int) -> None:
+    flat = [dict(flatten(dataclasses.asdict(job))) for job in jobs(name)]
+    assert {key for key in flat[0] if len({repr(values[key]) for values in flat}) > 1} == varied
+    settings: dict[tuple[str, ...], set[int]] = {}
+    for values in flat:
+        setting = tuple(str(values[key]) for key in sorted(varied - {"data.seed"}))
+        settings.setdefault(setting, set()).add(values["data.seed"])
+    assert all(found == set(range(1, worlds + 1)) for found in settings.values())
 
 
 def test_tokens_and_items_are_learnt_by_the_same_transformer_in_the_same_steps() -> None:
