@@ -179,7 +179,7 @@ class Learner:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """val/loss: of outcomes the squared error of the actions taken, by their propensities that of all actions; of
-        reinforce its own loss, with the mean for its baseline."""
+        reinforce its own loss, with the mean in place of a learnt baseline."""
         features, actions, propensity, outcomes, reward = (
             part.to(next(self.model.parameters()).device) for part in self.parts["val"]
         )
@@ -208,7 +208,7 @@ class Learner:
 
     def _cross_fit(self, features: Tensor, n_out: int, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """(n, n_out) what networks say of rows that they have not learnt from. loss(found, rows of a batch)."""
-        units = (features - self.model.feature_mean) / self.model.feature_scale
+        units = (features - self.model.feature_mean.cpu()) / self.model.feature_scale.cpu()
         widths = [layer.out_features for layer in self.model.network if isinstance(layer, nn.Linear)][:-1]
         folds = np.random.default_rng(self.seed).permutation(len(units)) % self.settings.folds
         found = torch.empty(len(units), n_out)
