@@ -23,11 +23,11 @@ from recsysml.schemas.trainers import POLICY_LOSSES, PolicyTrainerConfig
 from recsysml.trainers import policy as trainer
 
 SMALL = [
-    "model=policy_ranker", "data.users=300", "data.items=300", "data.events=20000", "trainer.max_steps=40",
+    "model=policy_ranker", "data.users=300", "data.items=300", "data.events=12000", "trainer.max_steps=40",
     "trainer.batch_size=256", "trainer.supervised_steps=150", "trainer.supervised_lrs=[1e-1]", "trainer.eval_every=20",
     "trainer.reward_model_steps=150", "trainer.reward_model_hidden=[32]", "trainer.refresh_every=20", "threads=1",
     "trainer.checkpoint_every=20", "tracker.mode=disabled", "progress=never", "trainer.keep_memory=false",
-    "eval.folds=2",
+    "eval.folds=2", "model.temperature=0.3",
 ]  # fmt: skip
 START = ("supervised", "lr-0.1", "checkpoints", "best")
 
