@@ -10,6 +10,7 @@ of actions share every weight.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ class PolicyRanker(nn.Module):
         self.scales = nn.ModuleList(Standardised(width) for width in widths)
         first = config.hidden[0] if config.hidden else len(self.tasks)
         # one layer cut in three: what is known of the request is multiplied once, not once a candidate
-        self.parts = nn.ModuleList(nn.Linear(width, first, bias=place == 0) for place, width in enumerate(widths))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element")  # a part of which nothing is known
+            self.parts = nn.ModuleList(nn.Linear(width, first, bias=place == 0) for place, width in enumerate(widths))
         layers: list[nn.Module] = []
         for place, width in enumerate(config.hidden):
             after = [*config.hidden, len(self.tasks)][place + 1]
