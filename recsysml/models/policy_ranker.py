@@ -63,7 +63,7 @@ class PolicyRanker(nn.Module):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights between features and logits, for Muon."""
         linear = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
-        return [layer.weight for layer in linear[:-1]]
+        return [p for layer in linear[:-1] for p in layer.parameters() if p.ndim == 2]
 
     def placed(self, logits: Tensor, places: Tensor) -> Tensor:
         """logits (B, T) of items shown at places (B,) from 0 -> (B, T)."""
