@@ -10,6 +10,7 @@ of actions share every weight.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ class PolicyRanker(nn.Module):
         self.scales = nn.ModuleList(Standardised(width) for width in widths)
         first = config.hidden[0] if config.hidden else len(self.tasks)
         # one layer cut in three: what is known of the request is multiplied once, not once a candidate
-        self.parts = nn.ModuleList(nn.Linear(width, first, bias=place == 0) for place, width in enumerate(widths))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element")  # a part of which nothing is known
+            self.parts = nn.ModuleList(nn.Linear(width, first, bias=place == 0) for place, width in enumerate(widths))
         layers: list[nn.Module] = []
         for place, width in enumerate(config.hidden):
             after = [*config.hidden, len(self.tasks)][place + 1]
@@ -60,7 +63,7 @@ class PolicyRanker(nn.Module):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights between features and logits, for Muon."""
         linear = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
-        return [layer.weight for layer in linear[:-1]]
+        return [p for layer in linear[:-1] for p in layer.parameters() if p.ndim == 2]
 
     def placed(self, logits: Tensor, places: Tensor) -> Tensor:
         """logits (B, T) of items shown at places (B,) from 0 -> (B, T)."""

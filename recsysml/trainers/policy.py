@@ -154,6 +154,10 @@ class _Phase:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.rows.append({"step": step, **values})
 
+    def keep(self, last: int) -> None:
+        """Drops the rows after step `last`."""
+        self.rows.keep(lambda row: row["step"] <= last)
+
 
 def _supervise(
     config: RunConfig,
@@ -188,7 +192,7 @@ def _supervise(
         phase = _Phase(root / f"lr-{lr:g}")
         model.load_state_dict(untrained)
         resume = checkpoint.latest_good(phase.path / "checkpoints")
-        phase.rows.keep(lambda row, last=resume.step if resume else -1: row["step"] <= last)
+        phase.keep(resume.step if resume else -1)
         batches = ShownBatches(
             shown, shown.within(log.fitted), batch_size=how.batch_size, seed=config.seed, rank=world.rank,
             world_size=world.size,
