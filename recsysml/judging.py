@@ -19,6 +19,7 @@ from recsysml.files import conf_dir
 from recsysml.launch import Command, begin, do, outputs, start
 from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
+from recsysml.runs import describe_checkpoint
 from recsysml.schemas.run import RunConfig
 
 # what the table of several evals shows, where a task gives it
@@ -50,7 +51,7 @@ def evaluate(command: Command, *, trust: bool = False) -> int:
     """Judge one model in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     ready = prepare(command, trust=trust)
     if ready.checkpoint != NO_CHECKPOINT:
-        print(f"checkpoint: {ready.checkpoint}")
+        print(f"checkpoint: {describe_checkpoint(ready.checkpoint)}")
     if _asks_first(ready.config):
         job.check(ready.config)  # a missing text is said before the model has worked
         code, scores = _judged(command, trust=trust)
@@ -210,7 +211,7 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
     codes = []
     with sweeps.lock(folder):
         sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
-        print(f"sweep: {folder} ({len(planned)} jobs)")
+        print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
         for one, plan in zip(ready, planned, strict=True):
             found = sweeps.find(folder, plan.config_hash, since)
             if found is not None and found.status == "ok":

@@ -112,7 +112,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         interrupted = False
         with sweeps.lock(folder), tempfile.TemporaryDirectory() as scratch:
             sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
-            print(f"sweep: {folder} ({len(planned)} jobs)")
+            print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
             common = frozenset.intersection(*(frozenset(job.overrides) for job in planned))
             task = SweepTask(command, name, since, len(planned), common, alone=not parallel)
             hydras_own = [f"hydra.sweep.dir='{scratch}'", "hydra.sweep.subdir=."]  # its multirun.yaml is not ours

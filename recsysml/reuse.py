@@ -18,15 +18,19 @@ RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:
     """The overrides of `eval`, and before them the model and data of the checkpoint they mean, so that what fits it is
-    the default. They stand as they are where no run is found, or a model, an eval or tasks were typed."""
+    the default. They stand as they are where no run is found, or a model, an eval but eval=policy, or tasks were typed.
+    A policy that is no model needs no run: model=policy_ranker stands for what fits it."""
     from recsysml.runs import read_json, resolve_checkpoint
 
     typed = dict(text.partition("=")[::2] for text in overrides)
-    if {"eval", "model", "tasks"} & set(typed):
+    if {"model", "tasks"} & set(typed) or typed.get("eval", "policy") != "policy":
         return overrides
+    if typed.get("eval.policy", "model") != "model":
+        return ["model=policy_ranker", *overrides]
+    family = "slates" if "eval" in typed else None
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:
-        found = resolve_checkpoint(typed.get("checkpoint", "last"), root)
+        found = resolve_checkpoint(typed.get("checkpoint", "last"), root, family=family)
         model = read_json(found / "checkpoint.json")["model"]
         home = found.resolve().parent.parent
         data = dataclasses.asdict(configs.read_run(home).data) if (home / "config.yaml").is_file() else {}
@@ -116,13 +120,36 @@ def run_of(path: str | None) -> list[str]:
 
 
 def show_config(overrides: list[str], config_dir: Path | None, run: str | None = None) -> str:
-    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
+    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch.
+
+    A comment at the top says what is left to the machine that runs it.
+    """
     import yaml
 
+    left = ""
     if run is not None:
         if overrides:
             raise ConfigError(f"--from {run}: it is printed as it was; overrides do not belong to it.")
         config = configs.read_run(find_run(run))
     else:
         config = configs.compose(overrides, config_dir)
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+        left = _left_to_the_machine(config)
+    return left + yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def _left_to_the_machine(config: RunConfig) -> str:
+    """A comment that names the keys whose value a run settles at its start, such as device=auto; "" without any."""
+    values = {
+        "device": config.device,
+        "threads": config.threads,
+        "model.size": getattr(config.model, "size", "") if getattr(config.model, "size_decides", False) else "",
+        "trainer.precision": getattr(config.trainer, "precision", ""),
+        "trainer.deterministic": getattr(config.trainer, "deterministic", ""),
+    }
+    keys = [key for key, value in values.items() if value in ("auto", None)]
+    if not keys:
+        return ""
+    return (
+        f"# A run settles these at its start, by its machine: {', '.join(keys)}.\n"
+        "# `recsysml config --from RUN` prints what it settled on.\n"
+    )

@@ -50,6 +50,15 @@ def only(comparison):
     return row
 
 
+def test_where_data_are_fetched_from_is_no_difference(tmp_path):
+    metrics = {"val/loss": (1.0, 0.1, "lower")}
+    urls = [{"data": {"path": ["x.txt"], "urls": {"x.txt": url}}} for url in ("https://here/x", "https://there/x")]
+    other = {"data": {"path": ["y.txt"], "urls": {}}}
+    one, two, three = (make(tmp_path, metrics, config=config) for config in (*urls, other))
+    assert compare(one, two).config == []
+    assert [change.key for change in compare(one, three).config] == ["data.path"]
+
+
 # --- tests and verdicts -----------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsysml.data.epochs import Epochs
 from recsysml.data.impression_data import ImpressionTable
 from recsysml.errors import DataError
 
@@ -36,7 +37,7 @@ class ImpressionBatches:
         self.inputs = ImpressionInputs(table, context_length)
         self.start, self.n_rows = rows[0], rows[1] - rows[0]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self._epochs: dict[int, np.ndarray] = {}
+        self._epochs = Epochs(self._epoch)
 
     def rows(self, i: int) -> np.ndarray:
         """(b,) rows of the table in batch i, for this process; b = batch_size / world_size."""
@@ -45,7 +46,7 @@ class ImpressionBatches:
         found = np.empty(len(samples), np.int64)
         for epoch in np.unique(epochs):
             own = epochs == epoch
-            found[own] = self._epoch(int(epoch))[places[own]]
+            found[own] = self._epochs[int(epoch)][places[own]]
         return found + self.start
 
     def __getitem__(self, i: int) -> tuple[Tensor, ...]:
@@ -54,11 +55,7 @@ class ImpressionBatches:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """(n_rows,) the order of an epoch."""
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
-                del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
-        return self._epochs[epoch]
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
 
 
 class ImpressionInputs:

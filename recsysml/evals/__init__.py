@@ -14,4 +14,8 @@ KINDS = {
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }
-CHECKS = {"contamination": "recsysml.evals.contamination:check", "rag": "recsysml.evals.rag:check"}
+CHECKS = {
+    "language": "recsysml.evals.splits:check",
+    "contamination": "recsysml.evals.contamination:check",
+    "rag": "recsysml.evals.rag:check",
+}

@@ -117,9 +117,10 @@ class HFTokenizer:
 
     def encode(self, text: str, special: bool | None = None) -> list[int]:
         """special: whether tokens such as beginning-of-text are put before it; None is the tokenizer's own way."""
+        # what is longer than the context is cut by who asks: not verbose, or transformers warns of it
         if special is None and not text.startswith(self._prefix_text):
-            return self.tokenizer.encode(text)
-        return self.tokenizer.encode(text, add_special_tokens=bool(special))
+            return self.tokenizer.encode(text, verbose=False)
+        return self.tokenizer.encode(text, add_special_tokens=bool(special), verbose=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
