@@ -28,11 +28,15 @@ NOTE = (
     "Bars are 95% intervals, the line is the truth where it is known. An estimate of fewer effective requests than"
     f" {metrics.LEAST_ESS:.0%} of the log is not to be believed, whatever its interval."
 )
+_TRUTHS = {
+    "enumerated": "the policy's true value, by enumeration",
+    "own log": "the mean reward in the policy's own log",
+}
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What estimates are held against, and where it comes from: `enumerated`, or `the policy's own log`."""
+    """What estimates are held against, and where it comes from: `enumerated`, or `own log` of the policy."""
 
     value: float
     stderr: float | None
@@ -147,7 +151,7 @@ def section(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
         ["mean weight (1 where the propensities are right)", judged.mean_weight, None],
     ]
     if truth is not None:
-        known.insert(0, [f"the policy's true value ({truth.source})", truth.value, truth.stderr])
+        known.insert(0, [_TRUTHS[truth.source], truth.value, truth.stderr])
         known += [[f"true value of {name}", value, None] for name, value in truth.others.items()]
     parts = [
         sections.bars("Off-policy estimates", "reward a request", bars),
@@ -169,7 +173,7 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
     ]
     if judged.truth is not None:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
-        lines.append(f"{split}: the policy's true value ({judged.truth.source}) is {judged.truth.value:.4f}{error}")
+        lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
     if first.unreliable:
         lines.append(f"{split}: no estimate is to be believed: {first.unreliable}")
     if log.propensity_source == ESTIMATED:
@@ -204,7 +208,7 @@ def simple_policy(name: str, log: LoggedSlates, rows: np.ndarray, config: Any) -
     truth = None
     if own is not None:
         mean = metrics.ips(np.ones(len(own)), own.rewards())
-        truth = Truth(mean.value, mean.stderr, "the policy's own log")
+        truth = Truth(mean.value, mean.stderr, "own log")
     if name == "uniform":
         return mask / mask.sum(axis=1, keepdims=True), truth
     return shares_by_place(own or log)[_places(log)[rows]], truth

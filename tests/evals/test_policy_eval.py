@@ -102,7 +102,7 @@ def test_what_is_recorded(world, tmp_path):
     row = dict(zip(table["columns"], table["rows"][ESTIMATORS.index("snips")], strict=True))
     snips = found.estimates["snips"]
     assert row["error / stderr"] == pytest.approx((snips.value - found.truth.value) / snips.stderr)
-    assert beside["rows"][0][:2] == ["the policy's true value (enumerated)", found.truth.value]
+    assert beside["rows"][0][:2] == ["the policy's true value, by enumeration", found.truth.value]
 
 
 def test_few_effective_requests_and_estimated_propensities_are_said(world, tmp_path):
@@ -155,7 +155,7 @@ def test_the_bts_log_of_women_says_nothing_of_a_uniform_policy():
     found = judged(log, config, None)
     assert found.estimates["ips"].ess == pytest.approx(2, abs=0.5)
     assert all(one.unreliable for one in found.estimates.values())
-    assert found.truth.source == "the policy's own log"
+    assert found.truth.source == "own log"
     assert found.truth.value == pytest.approx(0.0046)
     with pytest.raises(ConfigError, match="only the probabilities of what was shown"):
         policy.simple_policy("logging", log, np.arange(5), config)
