@@ -130,6 +130,8 @@ def parse(hydra: Hydra, text: str) -> Override:
             raise ConfigError(
                 f"{text}: there is a comma with no value beside it." + (f" Did you mean: {key}={kept}?" if kept else "")
             ) from None
+        if re.search(r"\s[\w./]+=", value):
+            raise ConfigError(f"{text}: these are several overrides in one word; leave out the quotes.") from None
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         raise ConfigError(f"{text}: the value is not understood; quote it twice: \"{key}='{quoted}'\"") from None
 

@@ -100,7 +100,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
             resolved = single.resolve(config)
             single.check_initial(resolved)
             digest = config_hash(single.to_dict(resolved), package_versions())
-            planned.append(sweeps.Job(overrides, digest, config.eval.headline))
+            trade_off = getattr(config.eval, "trade_off", None)
+            planned.append(sweeps.Job(overrides, digest, config.eval.headline, trade_off))
             first = first or config
             if (config.sweep.name, config.outputs) != (first.sweep.name, first.outputs):
                 raise ConfigError("a sweep has one sweep.name and one outputs folder.")

@@ -41,9 +41,11 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
         ("model", model["config"].get("name"), model["kind"]),
         ("data", data.get("name"), data.get("kind")),
     ):
-        file = catalogue.choices(group, config_dir).get(str(label))
-        if file is not None and catalogue.kind_of(file) == kind and group not in typed:
-            chosen.append(f"{group}={label}")
+        of_kind = [
+            name for name, file in catalogue.choices(group, config_dir).items() if catalogue.kind_of(file) == kind
+        ]
+        if of_kind and group not in typed:  # a name of the user's own, or of a variant, is no choice
+            chosen.append(f"{group}={label if label in of_kind else of_kind[0]}")
     return [*chosen, *overrides]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsysml.data.epochs import Epochs
+
 
 class RowOrder:
     """Runs of `batch_size` rows out of 0 to n, without end; each epoch visits every row once, in an order of its own.
@@ -17,7 +19,7 @@ class RowOrder:
         assert n > 0, "there is no row to draw"
         assert batch_size % world_size == 0, "a batch must divide among the processes"
         self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
-        self._epochs: dict[int, np.ndarray] = {}
+        self._epochs = Epochs(self._epoch)
 
     def __call__(self, i: int) -> np.ndarray:
         """(b,) rows of batch i, for this process; b = batch_size / world_size."""
@@ -26,13 +28,9 @@ class RowOrder:
         found = np.empty(len(samples), np.int64)
         for epoch in np.unique(epochs):
             own = epochs == epoch
-            found[own] = self._epoch(int(epoch))[places[own]]
+            found[own] = self._epochs[int(epoch)][places[own]]
         return found
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """(n,) the order of an epoch."""
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
-                del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-        return self._epochs[epoch]
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n)

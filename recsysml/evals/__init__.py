@@ -11,6 +11,7 @@ KINDS = {
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
     "value": "recsysml.evals.value:evaluate_checkpoint",
     "policy": "recsysml.evals.policy:evaluate_checkpoint",
+    "ads": "recsysml.evals.ads:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }

@@ -20,6 +20,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
         "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",
+        "ad_placement": "recsysml.schemas.rankers:AdPlacementConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -31,6 +32,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
         "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
         "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
+        "ad_world": "recsysml.schemas.data:AdWorldConfig",
         "open_bandit": "recsysml.schemas.slates:OpenBanditConfig",
         "logged_slates": "recsysml.schemas.slates:LoggedSlatesConfig",
     },
@@ -41,6 +43,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
         "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
+        "ads": "recsysml.schemas.trainers:AdsTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
@@ -49,6 +52,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
         "policy": "recsysml.schemas.evals:PolicyEvalConfig",
+        "ads": "recsysml.schemas.evals:AdsEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },

@@ -217,3 +217,31 @@ class WorldConfig(_InteractionFields):
     def task_types(self) -> dict[str, str]:
         """Label of an impression -> binary or real."""
         return dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")
+
+
+@dataclass
+class AdWorldConfig:
+    """A simulated log of ad decisions whose best policy is known: every session's truth is in closed form."""
+
+    families: ClassVar[tuple[str, ...]] = ("ads",)
+    has_friends: ClassVar[bool] = False
+
+    kind: str = "ad_world"
+    # a label of the YAML: the data set's name in results.json
+    name: str = "ad_world"
+    # the last tenth but two are val, the last two tenths test
+    sessions: int = 150_000
+    # ads to choose from, and places where one of them may stand
+    ads: int = 2
+    places: int = 2
+    # of the world and its log, not of the run
+    seed: int = 1
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        at_least("data.sessions", self.sessions, 100)
+        at_least("data.ads", self.ads, 1)
+        at_least("data.places", self.places, 1)
+        at_least("data.seed", self.seed, 0)
+        if self.places > 3:
+            raise ConfigError(f"data.places={self.places}: there are 3 places at most.")

@@ -147,6 +147,31 @@ class PolicyEvalConfig:
 
 
 @dataclass
+class AdsEvalConfig:
+    """The true value of an ad policy by enumeration, beside the log's, the best one's and off-policy estimates."""
+
+    family: ClassVar[str] = "ads"
+    # gap_closed first: values at two settings of the dial do not compare
+    headline: ClassVar[tuple[str, ...]] = (
+        "test/policy/gap_closed", "test/policy/value", "test/policy/revenue", "test/policy/engagement",
+    )  # fmt: skip
+    # the two that a sweep draws against each other
+    trade_off: ClassVar[tuple[str, str]] = ("test/policy/engagement", "test/policy/revenue")
+
+    kind: str = "ads"
+    # val or test
+    split: str = "test"
+    # settings of the dial between which the curve of revenue against engagement is drawn
+    dials: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0])
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        for dial in self.dials:
+            at_least("eval.dials", dial, 0)
+
+
+@dataclass
 class LMHarnessEvalConfig:
     """Tasks of lm_eval, from local files or its own catalogue, on any language model."""
 

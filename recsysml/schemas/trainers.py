@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -290,3 +291,34 @@ class FitTrainerConfig:
 
     def validate(self) -> None:
         """Nothing to choose, nothing to refuse."""
+
+
+@dataclass
+class AdsTrainerConfig(_LoopFields):
+    """Learning where to place ads from a log of decisions: the outcomes of every action, or a policy as it is."""
+
+    family: ClassVar[str] = "ads"
+
+    kind: str = "ads"
+    # how outcomes are learnt, by all methods but reinforce: direct (from the sessions in which the action was taken),
+    # ipw (each weighing 1 / its propensity) or dr (every action of every session, from doubly robust outcomes)
+    learning: str = "dr"
+    # parts of the log: what doubly robust outcomes need of a part is learnt from the others
+    folds: int = 2
+    # of reinforce: what is taken from the reward: none, mean, or value (what is expected of the session, learnt)
+    baseline: str = "value"
+    # of reinforce: whether a session weighs pi / its propensity, so that the log may be another policy's
+    importance_weights: bool = True
+    # the largest such weight; 0 is none
+    max_weight: float = 20.0
+    # added to every reward that is learnt from: the best policy stays the same, and so should what is learnt
+    reward_shift: float = 0.0
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("trainer.learning", self.learning, ("direct", "ipw", "dr"))
+        one_of("trainer.baseline", self.baseline, ("none", "mean", "value"))
+        at_least("trainer.folds", self.folds, 2)
+        at_least("trainer.max_weight", self.max_weight, 0)
+        if not math.isfinite(self.reward_shift):
+            raise ConfigError(f"trainer.reward_shift={self.reward_shift}: it must be a number.")

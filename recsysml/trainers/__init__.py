@@ -7,4 +7,5 @@ KINDS = {
     "ranking": "recsysml.trainers.ranking:train",
     "value": "recsysml.trainers.value:train",
     "policy": "recsysml.trainers.policy:train",
+    "ads": "recsysml.trainers.ads:train",
 }
