@@ -183,8 +183,12 @@ def seconds(values: polars.Series) -> polars.Series:
     if values.dtype != pl.String:
         return values.cast(pl.Float64, strict=False)
     numbers = values.cast(pl.Float64, strict=False)
-    dates = values.str.to_datetime(time_unit="us", strict=False) if numbers.null_count() == len(values) else None
-    return numbers if dates is None else (dates.dt.epoch("us") / 1e6)
+    if numbers.null_count() < len(values):
+        return numbers
+    try:
+        return values.str.to_datetime(time_unit="us", strict=False).dt.epoch("us") / 1e6
+    except pl.exceptions.ComputeError:  # not one of them is a date
+        return numbers
 
 
 def _suffix(path: Path) -> str:

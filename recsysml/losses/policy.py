@@ -170,11 +170,6 @@ def kl(log_pi: Tensor, log_anchor: Tensor, mask: Tensor) -> Tensor:
     return (torch.where(mask, log_pi, -torch.inf).exp() * gap).sum(dim=1).mean()
 
 
-def entropy(log_pi: Tensor, mask: Tensor) -> Tensor:
-    """Mean over requests of the policy's entropy, in nats."""
-    return -(log_pi.exp() * torch.where(mask, log_pi, 0.0)).sum(dim=1).mean()
-
-
 def _ratio(now: Tensor, before: Tensor) -> Tensor:
     """pi / before of log probabilities (B,), kept finite."""
     return (now - before).clamp(-30, 30).exp()

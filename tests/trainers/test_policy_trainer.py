@@ -1,0 +1,208 @@
+"""The real trainer on a small world: it earns more than what it starts from, repeats itself, goes on after a stop."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from recsysml import job
+from recsysml.config import compose
+from recsysml.data import world, world_truth
+from recsysml.data.slate_batches import SlateBatches
+from recsysml.errors import ConfigError, Interrupted
+from recsysml.evals import policy as evals
+from recsysml.ranking import slate_rewards
+from recsysml.ranking.policies import build, log_probabilities, open_policy
+from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
+from recsysml.results import Run
+from recsysml.schemas.data import WorldConfig
+from recsysml.schemas.policies import PolicyRankerConfig
+from recsysml.schemas.trainers import POLICY_LOSSES, PolicyTrainerConfig
+from recsysml.trainers import policy as trainer
+
+SMALL = [
+    "model=policy_ranker", "data.users=300", "data.items=300", "data.events=12000", "trainer.max_steps=40",
+    "trainer.batch_size=256", "trainer.supervised_steps=150", "trainer.supervised_lrs=[1e-1]", "trainer.eval_every=20",
+    "trainer.reward_model_steps=50", "trainer.reward_model_hidden=[16]", "trainer.refresh_every=20", "threads=1",
+    "trainer.checkpoint_every=20", "tracker.mode=disabled", "progress=never", "trainer.keep_memory=false",
+    "eval.folds=2",
+]  # fmt: skip
+START = ("supervised", "lr-0.1", "checkpoints", "best")
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch():
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+
+
+def trained(root, *more):
+    config = job.resolve(compose([*SMALL, *more]))
+    run = Run.create(root, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
+    job.run(config, run)
+    return run.path
+
+
+def results(path):
+    return json.loads((path / "results.json").read_text())
+
+
+def numbers(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "slates_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs"))
+
+
+def test_it_earns_more_than_the_supervised_ranker_and_says_the_truth(first):
+    found = results(first)["metrics"]
+    value = found["test/policy/value"]
+    assert value["value"] > value["baseline"] and found["test/policy/gain"]["value"] > 0
+    assert (
+        value["baselines"]["uniform"]
+        < value["baselines"]["logging"]
+        < value["baseline"]
+        < value["baselines"]["optimum"]
+    )
+    # the truth by hand
+    config = compose(SMALL)
+    log = world.load_slates(config.data)
+    opened = open_policy(first / "checkpoints" / "best")
+    rows = np.arange(*log.bounds["test"])
+    pi = np.exp(log_probabilities(opened.model, log, rows, batch_size=512)[0])
+    true = world_truth.top_rewards(config.data, config.data.reward_weights)[rows]
+    assert value["value"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6)
+    best = np.where(log.mask[rows], true, -1).max(1).mean()
+    logged = (log.logging[rows] * true).sum(1).mean()
+    assert found["test/policy/gap_closed"]["value"] == pytest.approx((value["value"] - logged) / (best - logged))
+    for name in ("dr", "snips", "ips"):
+        assert found[f"test/policy/{name}"]["truth"] == pytest.approx(value["value"])
+    assert {"test/click/logloss", "test/click/ece"} <= set(found)
+    assert (first / "sections" / "policy_gain_test.json").is_file() and (first / "plots" / "loss.png").is_file()
+
+
+def test_the_baseline_is_the_supervised_ranker_trained_alone(first, tmp_path):
+    alone = results(trained(tmp_path, "trainer.policy_loss=none"))["metrics"]
+    assert alone["test/policy/value"]["value"] == pytest.approx(
+        results(first)["metrics"]["test/policy/value"]["baseline"]
+    )
+    assert alone["test/policy/gain"]["value"] == 0
+
+
+def test_it_starts_from_another_run_and_may_be_paid_otherwise(first, tmp_path):
+    start = first.joinpath(*START)
+    again = trained(tmp_path, f"model.init_from={start}")
+    assert not (again / "supervised").exists()
+    assert results(again)["metrics"]["test/policy/value"]["baseline"] == pytest.approx(
+        results(first)["metrics"]["test/policy/value"]["baseline"]
+    )
+    rewards = "model.weights={click: 0.0, long_view: 0.0, like: 0.0, share: 1.0}"
+    shares = trained(tmp_path, f"model.init_from={start}", rewards, "model.temperature=0.02", "trainer.max_steps=5")
+    assert results(shares)["protocol"]["rewards"]["share"] == 1.0
+    opened = open_policy(shares / "checkpoints" / "best").model
+    assert opened.worth.tolist() == [0, 0, 0, 1] and opened.temperature.item() == pytest.approx(0.02)
+    with pytest.raises(ConfigError, match="it has tasks"):
+        trained(tmp_path, f"model.init_from={start}", "model.hidden=[4]")
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_stopped_run_goes_on(first, tmp_path, monkeypatch):
+    """Stopped between two snapshots, which the losses of a snapshot must find again."""
+    whole = trained(tmp_path, "trainer.policy_loss=ecpo")
+    config = job.resolve(compose([*SMALL, "trainer.policy_loss=ecpo"]))
+    run = Run.create(tmp_path, "train", "stopped", argv=[], config=job.to_dict(config), overrides=[])
+    kept, calls = trainer.PolicyLoss.__call__, []
+
+    def stopping(self, *args):
+        calls.append(1)
+        if len(calls) == 33:
+            raise KeyboardInterrupt
+        return kept(self, *args)
+
+    monkeypatch.setattr(trainer.PolicyLoss, "__call__", stopping)
+    with pytest.raises(Interrupted):
+        job.run(config, run)
+    monkeypatch.undo()
+    again = Run.reopen(run.path)
+    job.run(config, again)
+    assert numbers(run.path) == numbers(whole)
+    assert results(run.path)["metrics"]["test/policy/value"] == results(whole)["metrics"]["test/policy/value"]
+
+
+def test_every_loss_moves_the_policy_and_logs_what_it_is_made_of(tmp_path):
+    log = world.load_slates(WorldConfig(users=200, items=200, events=3000))
+    rewards = dict(log.weights)
+    torch.manual_seed(0)
+    model = build(PolicyRankerConfig(), log, rewards, 8)
+    rows = np.arange(len(log))
+    anchor, _ = log_probabilities(model, log, rows, batch_size=512)
+    q = np.random.default_rng(0).random(log.mask.shape).astype(np.float32)
+    batch = SlateBatches(log, log.fitted, batch_size=64, seed=0, tasks=list(rewards))[0]
+    gradients = []
+    for kind in POLICY_LOSSES:
+        how = PolicyTrainerConfig(policy_loss=kind, kl_weight=0.1, policy_weight=2.0)
+        loss = PolicyLoss(model, log, how, q, anchor, tmp_path / kind)
+        total, named = loss(model, *batch)
+        whole = named["train/loss"] + 2.0 * named["train/policy_loss"] + 0.1 * named["train/kl"]
+        assert torch.allclose(total, whole) and abs(float(named["train/kl"])) < 1e-5  # nothing has moved yet
+        gradients.append(torch.autograd.grad(named["train/policy_loss"], model.parts[1].weight)[0].flatten())
+        assert gradients[-1].norm() > 1e-4, kind
+        assert (tmp_path / kind).exists() == (kind in POLICY_LOSSES[4:])
+    # all of them point where the log paid more than was expected of it
+    alike = [float(torch.cosine_similarity(gradients[2], other, dim=0)) for other in gradients]
+    assert min(alike) > 0.0
+
+
+def test_an_anchor_holds_the_policy_back(first, tmp_path):
+    start = f"model.init_from={first / 'supervised' / 'lr-0.03' / 'checkpoints' / 'best'}"
+    free, held = (
+        numbers(trained(tmp_path, start, f"trainer.kl_weight={weight}", "trainer.max_steps=20"))
+        for weight in (0.0, 3.0)
+    )
+    assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
+
+
+def test_the_reward_model_has_not_seen_what_it_predicts():
+    """With rewards drawn by a coin a model that had seen them would predict them; one that has not cannot."""
+    log = world.load_slates(WorldConfig(users=200, items=200, events=6000))
+    rng = np.random.default_rng(0)
+    coins = (rng.random(log.slate_actions.shape) < 0.5).astype(np.float32)
+    coins[np.isnan(log.slate_actions)] = np.nan
+    log = dataclasses.replace(log, slate_actions=coins, actions=coins[:, 0])
+    before = torch.get_rng_state()
+    q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], steps=60, folds=2, places="all", seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    rows = np.arange(*log.fitted)
+    seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
+    assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
+
+
+def test_clipped_value_is_doubly_robust_without_a_clip():
+    config = WorldConfig(users=300, items=300, events=15_000)
+    log = world.load_slates(config)
+    true = world_truth.top_rewards(config, log.weights)
+    rows = np.arange(len(log))
+    pi = 0.5 * log.logging + 0.5 * log.mask / log.mask.sum(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        found = clipped_value(np.log(pi), log, rows, log.rewards(), np.zeros_like(true), 0.0)
+    assert found == pytest.approx((pi * true).sum(1).mean(), abs=0.08)
+    with np.errstate(divide="ignore"):
+        sure = clipped_value(np.log(pi), log, rows, log.rewards(), true, 1.0)
+    assert sure == pytest.approx((pi * true).sum(1).mean(), abs=0.02)
+
+
+def test_a_checkpoint_is_judged_again_as_it_was(first, tmp_path):
+    config = job.resolve(compose([*SMALL]))
+    run = Run.create(tmp_path, "eval", "policy", argv=[], config=job.to_dict(config), overrides=[])
+    evals.evaluate_checkpoint(config, first / "checkpoints" / "best", run)
+    before = results(first)["metrics"]["test/policy/value"]["value"]
+    assert run.record["metrics"]["test/policy/value"]["value"] == pytest.approx(before, rel=1e-6)
+    run.finish("ok")
