@@ -190,7 +190,9 @@ def rows_of(log: LoggedSlates, split: str) -> np.ndarray:
     return np.arange(len(log)) if split == "all" else np.arange(*log.bounds[split])
 
 
-def simple_policy(name: str, log: LoggedSlates, rows: np.ndarray, config: Any) -> tuple[np.ndarray, Truth | None]:
+def simple_policy(
+    name: str, log: LoggedSlates, rows: np.ndarray, config: Any, weights: Mapping[str, float] | None = None
+) -> tuple[np.ndarray, Truth | None]:
     """(B, N) of a policy that is no model, and the mean reward of its own log where there is one.
 
     name: uniform, logging, or bts. Raises DataError where the log does not say all of the policy that made it.
@@ -203,7 +205,7 @@ def simple_policy(name: str, log: LoggedSlates, rows: np.ndarray, config: Any) -
     own = _own_log(name, config)
     truth = None
     if own is not None:
-        mean = metrics.ips(np.ones(len(own)), own.rewards())
+        mean = metrics.ips(np.ones(len(own)), own.rewards(weights))
         truth = Truth(mean.value, mean.stderr, "own log")
     if name == "uniform":
         return mask / mask.sum(axis=1, keepdims=True), truth
@@ -267,7 +269,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
         run.set_environment(machine.describe())
     else:
         weights = config.model.rewards(config.data)
-        policy, truth = simple_policy(how.policy, log, rows, config.data)
+        policy, truth = simple_policy(how.policy, log, rows, config.data, weights)
         run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))
