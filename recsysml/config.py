@@ -307,8 +307,9 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if config.eval.family != family:
         fit = fitting("eval", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
-    if hasattr(model, "check_data"):  # what the model asks of this very data
-        model.check_data(config.data)
+    for part in (model, config.eval):
+        if hasattr(part, "check_data"):  # what it asks of this very data
+            part.check_data(config.data)
 
 
 def read_run(run: Path) -> RunConfig:

@@ -127,6 +127,8 @@ def only_for_train(config: RunConfig) -> None:
         )
     if not getattr(config.eval, "after_training", True):
         raise ConfigError(f"eval={config.eval.kind} belongs to `recsysml eval`; `train` ends with the model's metrics.")
+    if getattr(config.eval, "policy", "model") != "model":
+        raise ConfigError(f"eval.policy={config.eval.policy} belongs to `recsysml eval`; `train` judges its own.")
     for key in ("tasks", "limit", "num_fewshot"):
         if getattr(config, key):
             raise ConfigError(f"{key} belongs to `recsysml eval`; `train` ends with the model's own metrics.")

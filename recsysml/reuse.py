@@ -18,15 +18,19 @@ RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:
     """The overrides of `eval`, and before them the model and data of the checkpoint they mean, so that what fits it is
-    the default. They stand as they are where no run is found, or a model, an eval or tasks were typed."""
+    the default. They stand as they are where no run is found, or a model, an eval but eval=policy, or tasks were typed.
+    A policy that is no model needs no run: model=policy_ranker stands for what fits it."""
     from recsysml.runs import read_json, resolve_checkpoint
 
     typed = dict(text.partition("=")[::2] for text in overrides)
-    if {"eval", "model", "tasks"} & set(typed):
+    if {"model", "tasks"} & set(typed) or typed.get("eval", "policy") != "policy":
         return overrides
+    if typed.get("eval.policy", "model") != "model":
+        return ["model=policy_ranker", *overrides]
+    family = "slates" if "eval" in typed else None
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:
-        found = resolve_checkpoint(typed.get("checkpoint", "last"), root)
+        found = resolve_checkpoint(typed.get("checkpoint", "last"), root, family=family)
         model = read_json(found / "checkpoint.json")["model"]
         home = found.resolve().parent.parent
         data = dataclasses.asdict(configs.read_run(home).data) if (home / "config.yaml").is_file() else {}

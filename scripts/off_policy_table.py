@@ -5,7 +5,7 @@
 Requests of a world are drawn with replacement; for each the logging policy draws an item anew, and the world's laws
 what is done with it. A policy's true value is its mean over all requests of the world, enumerated. Policies are softmax
 over the values of a linear model of other requests' logs, at falling temperatures: less and less like the log. The
-reward model is fitted anew to each log. docs/policy.md shows what this prints.
+reward model is fitted anew to each log. docs/off_policy.md shows what this prints.
 """
 
 from __future__ import annotations

@@ -16,11 +16,13 @@ from recsysml import sections
 from recsysml.data import KINDS as DATA
 from recsysml.data.slates import ESTIMATED, LoggedSlates
 from recsysml.engine import device
-from recsysml.errors import ConfigError, DataError
+from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
 from recsysml.metrics.policy import Estimate
-from recsysml.ranking.policies import aligned, log_probabilities, open_policy
+from recsysml.ranking import policy_gain
+from recsysml.ranking.policies import Opened, aligned, log_probabilities, open_policy
 from recsysml.ranking.reward_model import cross_fit
+from recsysml.runs import read_json
 
 logger = logging.getLogger("recsysml")
 
@@ -28,11 +30,15 @@ NOTE = (
     "Bars are 95% intervals, the line is the truth where it is known. An estimate of fewer effective requests than"
     f" {metrics.LEAST_ESS:.0%} of the log is not to be believed, whatever its interval."
 )
+_TRUTHS = {
+    "enumerated": "the policy's true value, by enumeration",
+    "own log": "the mean reward in the policy's own log",
+}
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What estimates are held against, and where it comes from: `enumerated`, or `the policy's own log`."""
+    """What estimates are held against, and where it comes from: `enumerated`, or `own log` of the policy."""
 
     value: float
     stderr: float | None
@@ -50,12 +56,6 @@ class Judged:
     logged: Estimate  # the mean reward of the log itself
     mean_weight: float  # 1 if the propensities are right and the log shows all that the policy shows
     truth: Truth | None = None
-
-
-def check(config: Any) -> None:
-    """What can be known before a run directory exists. Raises ConfigError."""
-    if config.eval.policy == "bts" and config.data.kind != "open_bandit":
-        raise ConfigError("eval.policy=bts: it is a policy of the Open Bandit Dataset; use data=open_bandit.")
 
 
 def rewards_expected(log: LoggedSlates, rows: np.ndarray, reward: np.ndarray, how: Any, seed: int = 0) -> np.ndarray:
@@ -147,7 +147,7 @@ def section(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
         ["mean weight (1 where the propensities are right)", judged.mean_weight, None],
     ]
     if truth is not None:
-        known.insert(0, [f"the policy's true value ({truth.source})", truth.value, truth.stderr])
+        known.insert(0, [_TRUTHS[truth.source], truth.value, truth.stderr])
         known += [[f"true value of {name}", value, None] for name, value in truth.others.items()]
     parts = [
         sections.bars("Off-policy estimates", "reward a request", bars),
@@ -169,7 +169,7 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
     ]
     if judged.truth is not None:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
-        lines.append(f"{split}: the policy's true value ({judged.truth.source}) is {judged.truth.value:.4f}{error}")
+        lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
     if first.unreliable:
         lines.append(f"{split}: no estimate is to be believed: {first.unreliable}")
     if log.propensity_source == ESTIMATED:
@@ -190,21 +190,23 @@ def rows_of(log: LoggedSlates, split: str) -> np.ndarray:
     return np.arange(len(log)) if split == "all" else np.arange(*log.bounds[split])
 
 
-def simple_policy(name: str, log: LoggedSlates, rows: np.ndarray, config: Any) -> tuple[np.ndarray, Truth | None]:
+def simple_policy(
+    name: str, log: LoggedSlates, rows: np.ndarray, config: Any, weights: Mapping[str, float] | None = None
+) -> tuple[np.ndarray, Truth | None]:
     """(B, N) of a policy that is no model, and the mean reward of its own log where there is one.
 
-    name: uniform, logging, or bts. Raises ConfigError where the log does not say all of the policy that made it.
+    name: uniform, logging, or bts. Raises DataError where the log does not say all of the policy that made it.
     """
     mask = log.mask[rows]
     if name == "logging":
         if log.logging is None:
-            raise ConfigError(f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown.")
+            raise DataError(f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown.")
         return log.logging[rows], None
     own = _own_log(name, config)
     truth = None
     if own is not None:
-        mean = metrics.ips(np.ones(len(own)), own.rewards())
-        truth = Truth(mean.value, mean.stderr, "the policy's own log")
+        mean = metrics.ips(np.ones(len(own)), own.rewards(weights))
+        truth = Truth(mean.value, mean.stderr, "own log")
     if name == "uniform":
         return mask / mask.sum(axis=1, keepdims=True), truth
     return shares_by_place(own or log)[_places(log)[rows]], truth
@@ -252,21 +254,22 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     how = config.eval
     log = load(config.data)
     rows = rows_of(log, how.split)
+    before = None
     if how.policy == "model":
         machine = device.prepare(
             device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True
         )
         opened = open_policy(checkpoint_dir, machine.device)
         weights = opened.model.rewards
-        found = log_probabilities(
-            opened.model, aligned(log, opened.names), rows, batch_size=how.batch_size, device=machine.device
-        )
-        policy, truth = np.exp(found[0]), None
+        policy, truth = _probabilities(opened, log, rows, how, machine), None
+        supervised = supervised_folder(checkpoint_dir)
+        if supervised is not None:
+            before = _probabilities(open_policy(supervised, machine.device), log, rows, how, machine)
         run.set_model(opened.name, "policy_ranker", opened.parameters, 0)
         run.set_environment(machine.describe())
     else:
         weights = config.model.rewards(config.data)
-        policy, truth = simple_policy(how.policy, log, rows, config.data)
+        policy, truth = simple_policy(how.policy, log, rows, config.data, weights)
         run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))
@@ -280,3 +283,27 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     except ValueError as error:
         raise DataError(f"{log.name}, {how.split}: {error}") from error
     record(run, how.split, judged, log)
+    if before is not None and known is not None:  # then its value is the baseline, as in the run that trained both
+        mask = log.mask[rows]
+        policies = {"policy": policy, "supervised": before, "uniform": mask / mask.sum(axis=1, keepdims=True)}
+        if log.logging is not None:
+            policies["logging"] = log.logging[rows]
+        policy_gain.record_values(run, how.split, policies, known, mask, [str(row) for row in rows])
+
+
+def supervised_folder(checkpoint_dir: Path) -> Path | None:
+    """The checkpoint of the supervised ranker that a run trained its policy from; None where it trained none."""
+    folder = checkpoint_dir.resolve().parent.parent / "supervised"
+    if not (folder / "best.json").is_file():
+        return None
+    return folder / read_json(folder / "best.json")["folder"] / "checkpoints" / "best"
+
+
+def _probabilities(
+    opened: Opened, log: LoggedSlates, rows: np.ndarray, how: Any, machine: device.Machine
+) -> np.ndarray:
+    """(B, N) of a model."""
+    found, _ = log_probabilities(
+        opened.model, aligned(log, opened.names), rows, batch_size=how.batch_size, device=machine.device
+    )
+    return np.exp(found)

@@ -14,9 +14,10 @@ and e = sum_a pi(a) r_hat(a), the estimates are
     dr_os        dr with lambda w / (w^2 + lambda) for w                    Su et al. 2020, optimistic shrinkage
     switch_dr    dr with w 1[w <= tau] for w                                Wang, Agarwal & Dudik 2017
 
-Intervals are normal at 95%, for the mean over requests such as these; they know nothing of a bias, which clipped_ips
-and dm have. dr_os and switch_dr choose their lambda and tau by estimated squared error, and keep the standard error of
-dr, as what is chosen by the log is no narrower for it.
+Intervals are at 95%, for the mean over requests such as these: Student's t, with as many degrees of freedom as the
+estimate of a variance has where a few large weights make it (Satterthwaite 1946), 2 n / (kurtosis - 1). They know
+nothing of a bias, which clipped_ips and dm have. dr_os and switch_dr choose their lambda and tau by estimated squared
+error, and keep the width of dr's interval, as what is chosen by the log is no narrower for it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 ESTIMATORS = ("replay", "ips", "clipped_ips", "snips", "dm", "dr", "dr_os", "switch_dr")
 
@@ -224,7 +226,11 @@ def _best(
     """
     found = [_biased(change(weights, each), weights, residual, expected) for each in tried]
     best = min(found, key=lambda one: math.inf if one.stderr is None else one.stderr)
-    return _interval(best.value, doubly_robust(weights, residual, expected).stderr, best.ess, best.scores)
+    plain = doubly_robust(weights, residual, expected)
+    if plain.high is None:
+        return best
+    half = plain.high - plain.value
+    return Estimate(best.value, plain.stderr, best.value - half, best.value + half, best.ess, best.scores)
 
 
 def _biased(changed: np.ndarray, weights: np.ndarray, residual: np.ndarray, expected: np.ndarray) -> Estimate:
@@ -255,4 +261,14 @@ def _mean(scores: np.ndarray, ess: float) -> Estimate:
 def _interval(value: float, stderr: float | None, ess: float, scores: np.ndarray) -> Estimate:
     if stderr is None:
         return Estimate(value, None, None, None, ess, scores)
-    return Estimate(value, stderr, value - _Z95 * stderr, value + _Z95 * stderr, ess, scores)
+    half = _quantile(scores) * stderr
+    return Estimate(value, stderr, value - half, value + half, ess, scores)
+
+
+def _quantile(scores: np.ndarray) -> float:
+    """The 97.5% point of Student's t with 2 n / (kurtosis - 1) degrees of freedom: n of normal scores, 2 where all of
+    the variance is one request's."""
+    squares = (scores - scores.mean()) ** 2
+    variance = float(squares.mean())
+    spread = float((squares**2).mean()) / variance**2 - 1 if variance else 0.0
+    return float(special.stdtrit(2 * len(scores) / spread, 0.975)) if spread > 1e-9 else _Z95

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import above, at_least, one_of
@@ -144,6 +144,13 @@ class PolicyEvalConfig:
             above("eval.clip", self.clip, 0)
         at_least("eval.folds", self.folds, 2)
         at_least("eval.batch_size", self.batch_size, 1)
+
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where the data does not have the policy that is asked for. data: a config of slates."""
+        if self.policy == "bts" and data.kind != "open_bandit":
+            raise ConfigError("eval.policy=bts: it is a policy of the Open Bandit Dataset; use data=open_bandit.")
+        if self.policy == "logging" and getattr(data, "behaviour", None) == "bts":
+            raise ConfigError("eval.policy=logging: bts has logged only the probabilities of what was shown.")
 
 
 @dataclass

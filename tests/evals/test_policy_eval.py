@@ -8,7 +8,7 @@ import pytest
 
 from recsysml.data.slates import ESTIMATED
 from recsysml.data.world import load_slates
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, DataError
 from recsysml.evals import policy
 from recsysml.examples import read_examples
 from recsysml.files import data_dir
@@ -102,7 +102,7 @@ def test_what_is_recorded(world, tmp_path):
     row = dict(zip(table["columns"], table["rows"][ESTIMATORS.index("snips")], strict=True))
     snips = found.estimates["snips"]
     assert row["error / stderr"] == pytest.approx((snips.value - found.truth.value) / snips.stderr)
-    assert beside["rows"][0][:2] == ["the policy's true value (enumerated)", found.truth.value]
+    assert beside["rows"][0][:2] == ["the policy's true value, by enumeration", found.truth.value]
 
 
 def test_few_effective_requests_and_estimated_propensities_are_said(world, tmp_path):
@@ -136,12 +136,10 @@ def test_shares_by_place_are_those_of_a_count():
 
 
 def test_a_policy_of_other_data_is_refused():
-    class Config:
-        eval = PolicyEvalConfig(policy="bts")
-        data = WorldConfig()
-
     with pytest.raises(ConfigError, match="use data=open_bandit"):
-        policy.check(Config())
+        PolicyEvalConfig(policy="bts").check_data(WorldConfig())
+    with pytest.raises(ConfigError, match="only the probabilities of what was shown"):
+        PolicyEvalConfig(policy="logging").check_data(OpenBanditConfig(behaviour="bts"))
     with pytest.raises(ConfigError, match=r"eval\.split=all"):
         PolicyEvalConfig(split="all").validate()
     with pytest.raises(ConfigError, match=r"Did you mean: uniform"):
@@ -155,9 +153,9 @@ def test_the_bts_log_of_women_says_nothing_of_a_uniform_policy():
     found = judged(log, config, None)
     assert found.estimates["ips"].ess == pytest.approx(2, abs=0.5)
     assert all(one.unreliable for one in found.estimates.values())
-    assert found.truth.source == "the policy's own log"
+    assert found.truth.source == "own log"
     assert found.truth.value == pytest.approx(0.0046)
-    with pytest.raises(ConfigError, match="only the probabilities of what was shown"):
+    with pytest.raises(DataError, match="only the probabilities of what was shown"):
         policy.simple_policy("logging", log, np.arange(5), config)
 
 
@@ -173,3 +171,54 @@ def test_the_random_log_judges_bts(campaign):
         both = np.hypot(one.stderr, found.truth.stderr)
         assert abs(one.value - found.truth.value) < 3 * both, name
     assert found.mean_weight == pytest.approx(1, abs=0.05)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+SMALL = ["data.users=150", "data.items=200", "data.events=8000", "tracker.mode=disabled", "threads=1"]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs `recsysml WORDS` with outputs in tmp_path: (exit code, newest results.json or None)."""
+    from recsysml.cli import main
+
+    monkeypatch.setenv("RECSYSML_OUTPUTS", str(tmp_path))
+
+    def run(*words):
+        code = main([*words, *SMALL])
+        made = sorted(tmp_path.glob(f"{words[0]}/*/results.json"))
+        return code, json.loads(made[-1].read_text()) if made else None
+
+    return run
+
+
+def test_a_policy_that_is_no_model_is_judged_without_a_checkpoint(command, capsys):
+    code, results = command("eval", "eval.policy=uniform", "eval.folds=2", "eval.split=all")
+    assert code == 0
+    assert results["model"]["name"] == results["config"]["model"]["name"] == "uniform"
+    assert results["run"]["parents"] == []
+    assert "all/policy/dr" in capsys.readouterr().out
+    entry = results["metrics"]["all/policy/snips"]
+    assert abs(entry["value"] - entry["truth"]) < 4 * entry["stderr"]
+
+
+def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command):
+    words = ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.supervised_steps=20", "eval.folds=2"]
+    code, trained = command(
+        "train", "model=policy_ranker", *words, "trainer.supervised_lrs=[3e-2]", "trainer.reward_model_steps=10"
+    )
+    assert code == 0
+    code, again = command("eval", "eval=policy", "eval.folds=2")
+    assert code == 0
+    assert again["run"]["parents"] == [trained["run"]["id"]]
+    for name in ("value", "dr", "snips", "gap_closed"):
+        before, now = (results["metrics"][f"test/policy/{name}"] for results in (trained, again))
+        assert now["value"] == pytest.approx(before["value"], rel=1e-5), name
+        assert now["baseline"] == pytest.approx(before["baseline"], rel=1e-5), name
+
+
+def test_train_refuses_a_policy_that_it_would_not_judge(command, capsys):
+    code, results = command("train", "model=policy_ranker", "eval.policy=uniform")
+    assert (code, results) == (2, None)
+    assert "belongs to `recsysml eval`" in capsys.readouterr().err

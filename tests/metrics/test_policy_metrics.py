@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from recsysml.metrics import policy as ope
 
@@ -81,7 +82,9 @@ def test_values_are_those_of_explicit_loops(seed):
         assert found[name].ess == pytest.approx(sum(w) ** 2 / sum(x**2 for x in w)), name
         low, high = found[name].low, found[name].high
         assert (low + high) / 2 == pytest.approx(value)
-        assert high - low == pytest.approx(2 * 1.959964 * found[name].stderr)
+        if name not in ("dr_os", "switch_dr"):
+            freedom = 2 * len(c) / (stats.kurtosis(found[name].scores, fisher=False) - 1)
+            assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * found[name].stderr)
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
@@ -207,6 +210,15 @@ def test_shrinkage_helps_where_weights_are_wild():
     assert rmse["dr_os"] < 0.9 * rmse["dr"], rmse
     assert rmse["switch_dr"] < 0.9 * rmse["dr"], rmse
     assert rmse["dr"] < rmse["ips"], rmse
+
+
+def test_intervals_widen_where_one_request_makes_the_variance():
+    scores = np.zeros(1000)
+    scores[3] = 1.0
+    one = ope.direct_method(np.ones(1000), scores)
+    assert one.high - one.value == pytest.approx(stats.t.ppf(0.975, 2) * one.stderr, rel=0.01)  # 4.3, not 1.96
+    same = ope.direct_method(np.ones(10), np.ones(10))
+    assert (same.low, same.high) == (1, 1)
 
 
 def test_few_effective_requests_are_said():
