@@ -34,6 +34,7 @@ def compile_loss(
     compiled = torch.compile(function, dynamic=False)
     before = seeds.state()
     started = time.perf_counter()
+    logger.info("compiling the step (trainer.compile=false goes without)")
     failure = None
     try:
         with machine.autocast(), world.no_sync(forward):

@@ -328,12 +328,18 @@ def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
     assert run.column("train/loss") == plain.column("train/loss")  # the attempt left no trace
 
 
-def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch):
+def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch, caplog):
+    caplog.set_level("INFO", "recsysml")
     asked = {}
 
     def transparent(function, **settings):
         asked.update(settings)
-        return lambda *batch: function(*batch)
+
+        def call(*batch):
+            assert "compiling the step" in caplog.text  # minutes of silence look like a hang
+            return function(*batch)
+
+        return call
 
     plain = tiny.train(tiny.config())[1]
     monkeypatch.setattr(torch, "compile", transparent)
