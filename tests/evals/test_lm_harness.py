@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gzip
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,20 @@ def test_a_score_near_chance_is_flagged():
     assert of_mean("a", right, ids, higher=True, baseline=0.25).at_chance
     assert not of_mean("a", right, ids, higher=True, baseline=0.5).at_chance
     assert of_mean("a", right, ids, higher=True).at_chance is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("baseline", [0.25, 0.5])
+def test_few_answers_that_are_all_alike_may_be_chance(value, baseline):
+    """Their standard error of 0 would say that it cannot be; guessing by the binomial law says how often it is."""
+    from recsysml.metrics.task_scores import of_mean
+
+    for n in range(2, 40):
+        flagged = of_mean("a", [value] * n, [str(i) for i in range(n)], higher=True, baseline=baseline).at_chance
+        hits = np.arange(n + 1)
+        by_law = np.array([math.comb(n, k) * baseline**k * (1 - baseline) ** (n - k) for k in hits])
+        spread = math.sqrt((by_law * (hits / n - baseline) ** 2).sum())
+        assert flagged == (abs(value - baseline) <= 2 * spread + 1e-12), n
 
 
 class Published(LM):
