@@ -300,6 +300,19 @@ def test_requests_are_those_of_lm_evals_own_file_on_the_same_rows(name):
         assert ours.doc_to_target(a.doc) == theirs.doc_to_target(b.doc)
 
 
+@pytest.mark.parametrize(("metric", "words"), [("accc", "Did you mean: acc"), ("zzzzzzzz", "It is one of acc, ")])
+def test_a_metric_that_does_not_exist_is_named(tmp_path, monkeypatch, metric, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the harness looks for it among those of the hub
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{query}}"\ndoc_to_target: gold\ndoc_to_choice: choices\n'
+        f"metric_list: [{{metric: {metric}}}]\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"query": "x", "choices": ["a", "b"], "gold": 0}\n')
+    with pytest.raises(DataError, match=f"mine.yaml: there is no metric {metric}. {words}"):
+        lm_harness.load(["mine"], task_folder=str(tmp_path))
+
+
 def test_a_question_without_what_its_task_asks_for_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
