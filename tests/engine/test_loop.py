@@ -56,6 +56,13 @@ def test_the_loop_equals_a_loop_written_by_hand_whatever_the_accumulation(tiny, 
         assert torch.allclose(model.state_dict()[name], tensor, atol=1e-5), name
 
 
+@pytest.mark.parametrize(("warmup_steps", "said"), [(4, False), (5, True)])
+def test_a_run_that_ends_within_its_warm_up_says_so(tiny, caplog, warmup_steps, said):
+    config = tiny.config(max_steps=4, warmup_steps=warmup_steps, log_every=1)
+    rates = tiny.train(config)[1].column("lr")
+    assert (max(rates.values()) < config.lr) == said == ("never reached" in caplog.text)
+
+
 def test_rows_are_logged_when_they_are_due(tiny):
     _, run, fitted = tiny.train(tiny.config(max_steps=7, log_every=3, eval_every=2, checkpoint_every=0))
     assert list(run.column("train/loss")) == [3, 6, 7]
