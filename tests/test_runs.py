@@ -163,7 +163,7 @@ def test_no_content_gives_more_than_one_line(tmp_path, content):
 def test_a_string_that_was_cut_off_is_named_in_whole_words(tmp_path):
     path = tmp_path / "results.json"
     path.write_text('{"schema": "recsys\n')
-    with pytest.raises(ConfigError, match="line 1, column 19: Invalid control character$"):
+    with pytest.raises(ConfigError, match=r"line 1, column 19: Invalid control character$"):
         read_results(path)
 
 
