@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+import torch._inductor.config
 from torch.nn import functional
 
 from recsysml.engine import checkpoint
@@ -335,12 +336,23 @@ def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
     assert run.column("train/loss") == plain.column("train/loss")  # the attempt left no trace
 
 
-def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch, caplog):
+@pytest.mark.parametrize("deterministic", ["default", "error"])
+def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch, caplog, deterministic):
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(deterministic)
+    torch._inductor.config.deterministic = deterministic == "default"  # the other way round, so that it must be told
+    try:
+        _compile_is_tried(tiny, monkeypatch, caplog)
+    finally:
+        torch.use_deterministic_algorithms(before == 2)
+
+
+def _compile_is_tried(tiny, monkeypatch, caplog):
     caplog.set_level("INFO", "recsysml")
     asked = {}
 
     def transparent(function, **settings):
-        asked.update(settings)
+        asked.update(settings, deterministic=torch._inductor.config.deterministic)
 
         def call(*batch):
             assert "compiling the step" in caplog.text  # minutes of silence look like a hang
@@ -353,7 +365,7 @@ def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monk
     monkeypatch.setattr(torch.compiler, "reset", lambda: asked.update(fresh=True))
     _, run, fitted = tiny.train(tiny.config(compile=True))
     assert fitted.compiled
-    assert asked == {"dynamic": False, "fresh": True}
+    assert asked == {"dynamic": False, "fresh": True, "deterministic": torch.are_deterministic_algorithms_enabled()}
     for name in ("train/loss", "val/loss", "grad_norm"):
         assert run.column(name) == plain.column(name)
 
