@@ -25,6 +25,7 @@ bench: $(READY)
 # torch first and by its exact version, so that nothing else chooses another; build tools next, so that
 # the packages that come as source are built with pinned tools too.
 $(READY): pyproject.toml requirements.lock
+	@echo "setting up .venv, once: a few minutes, most of it for torch"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint requirements.lock torch==2.13.0
 	$(BIN)/pip install --quiet --constraint requirements.lock setuptools wheel hatchling editables

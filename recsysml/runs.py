@@ -86,7 +86,8 @@ def read_json(path: Path) -> Any:
             raise ConfigError(f"{path} is not strict JSON: it holds {number} at {place}")
         return parsed
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}") from error
+        said = error.msg.removesuffix(" at")  # of a control character json says "... at: line"
+        raise ConfigError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {said}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is damaged at byte {error.start}: it is not UTF-8 text") from error
     except RecursionError as error:

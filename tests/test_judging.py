@@ -73,6 +73,22 @@ def test_several_models_are_one_table(models, own_outputs, capsys):
     assert capsys.readouterr().out.count("done before") == 2
 
 
+def test_the_harnesss_catalogue_is_not_read_for_local_questions(models, own_outputs, monkeypatch):
+    """Its 10,000 files take it seconds, whatever is asked."""
+    from recsysml.evals import lm_harness
+
+    read, plain = [], lm_harness.TaskManager
+
+    def manager(**given):
+        read.append(given.get("include_defaults", True))
+        return plain(**given)
+
+    monkeypatch.setattr(lm_harness, "TaskManager", manager)
+    words = ["model=hf", f"model.path={models / 'one'}", "tasks=arc_easy", "device=cpu", "tracker.mode=disabled"]
+    assert main(["eval", *words]) == 0
+    assert read == [False]
+
+
 def test_code_in_a_users_folder_runs_only_when_it_is_trusted(models, questions, own_outputs, capsys):
     command = ["eval", "model=hf", f"model.path={models / 'one'}", "tasks=coded", "device=cpu", "tracker.mode=disabled"]
     command += ["--config-dir", str(questions / "own")]

@@ -160,6 +160,13 @@ def test_no_content_gives_more_than_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_string_that_was_cut_off_is_named_in_whole_words(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"schema": "recsys\n')
+    with pytest.raises(ConfigError, match=r"line 1, column 19: Invalid control character$"):
+        read_results(path)
+
+
 def test_the_table_shows_every_run(tmp_path):
     ok, failed = make(tmp_path), make(tmp_path, "[red]x", status="failed")
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from recsysml.data import questions
 from recsysml.data.download import reachable
 from recsysml.errors import ConfigError, DataError
 from recsysml.files import conf_dir, data_dir
+from recsysml.schemas.checks import nearest
 
 # local formats of the `datasets` library: their files are ours to find
 _LOCAL = ("json", "csv", "parquet", "text")
@@ -153,8 +154,12 @@ def locate(name: str, file: TaskFile) -> Located | None:
             found[split] = [str(path) for path in paths] if len(paths) > 1 else str(paths[0])
     splits = {key: content.get(key) for key in ("test_split", "validation_split", *_TRAINING)}
     asked = splits["test_split"] or splits["validation_split"]
+    if asked is None:
+        raise DataError(f"tasks={name}: {file.path} says neither test_split nor validation_split")
+    if asked not in files:
+        raise DataError(f"tasks={name}: {file.path} asks the split {asked}; its data_files are of {', '.join(files)}")
     if asked not in found:
-        sought = missing.get(str(asked), asked)
+        sought = missing[asked]
         where = f"under {root}" if root else "under $RECSYSML_DATA, which is not set"
         raise Missing(
             f"tasks={name}: its questions, {sought}, are not beside {file.path.name}, in the working directory or"
@@ -167,6 +172,16 @@ def locate(name: str, file: TaskFile) -> Located | None:
     if not converted and content["dataset_path"] == "json":
         _check_rows(holders)
     return Located(overrides, holders, converted.sources if converted else {}, converted.notes if converted else [])
+
+
+def check_metrics(file: TaskFile, known: Collection[str]) -> None:
+    """Raise DataError that names a metric of the task which is not among `known`."""
+    for entry in file.content.get("metric_list") or []:
+        metric = entry.get("metric") if isinstance(entry, dict) else None
+        if isinstance(metric, str) and metric not in known and not metric.startswith("!"):
+            near = nearest(metric, known)
+            hint = f" Did you mean: {near}?" if near else f" It is one of {', '.join(sorted(known))}."
+            raise DataError(f"{file.path}: there is no metric {metric}.{hint}")
 
 
 def _check_rows(paths: list[Path]) -> None:

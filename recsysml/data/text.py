@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -152,7 +153,7 @@ def _read(sources: list[Source], text_key: str) -> list[Document]:
     for label, path in sources:
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         text = decode_text(data, str(path))
         plain = path.name.removesuffix(".gz")
@@ -169,6 +170,10 @@ def _lines(label: str, path: Path, text: str, text_key: str) -> Iterator[Documen
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {number} is not JSON: {error.msg}") from error
+        except RecursionError as error:
+            raise DataError(f"{path} line {number} is nested too deeply") from error
+        if isinstance(row, dict) and not isinstance(row.get(text_key, ""), str):
+            raise DataError(f"{path} line {number}: what stands under {text_key!r} is no text: {row[text_key]!r:.60}")
         if not isinstance(row, dict) or not isinstance(row.get(text_key), str):
             keys = f" (it has {', '.join(sorted(row))})" if isinstance(row, dict) else ""
             raise DataError(f"{path} line {number} has no text under {text_key!r}{keys}: set data.text_key")

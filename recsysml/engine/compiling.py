@@ -31,9 +31,11 @@ def compile_loss(
     one anew, with other roundings, and a resumed run would no longer repeat an uninterrupted one.
     """
     torch.compiler.reset()  # the jobs of a sweep share a process: after eight of them torch would stop compiling
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # tells the compiler as well
     compiled = torch.compile(function, dynamic=False)
     before = seeds.state()
     started = time.perf_counter()
+    logger.info("compiling the step (trainer.compile=false goes without)")
     failure = None
     try:
         with machine.autocast(), world.no_sync(forward):

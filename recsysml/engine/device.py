@@ -122,7 +122,8 @@ def prepare(
         if deterministic:  # cuBLAS reads it when its first handle is made
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(chosen)
-    torch.use_deterministic_algorithms(deterministic)
+    # for eager code the same as use_deterministic_algorithms, which imports the compiler for a second or more
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # NaNs written into every fresh buffer help to find reads of unset memory; they cost a pass over it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if chosen.type == "cpu":

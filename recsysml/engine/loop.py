@@ -134,6 +134,12 @@ def fit(
             decay_fraction=config.decay_fraction,
         )
 
+    if world.main and config.warmup_steps > config.max_steps:
+        logger.warning(
+            "trainer.warmup_steps=%s: trainer.max_steps=%s ends within it, so that trainer.lr is never reached",
+            *(config.warmup_steps, config.max_steps),
+        )
+
     def evaluate(step: int) -> bool:
         """Log the validation after `step` steps; whether it is the best so far."""
         nonlocal best_value, best_step

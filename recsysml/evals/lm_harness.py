@@ -23,6 +23,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
+from lm_eval.api.registry import METRIC_REGISTRY
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
@@ -116,7 +117,7 @@ def load(
     for spec in specs:
         spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
     found: dict[str, Any] = {"tasks": {}, "groups": {}}
-    with _one_line(names, hub=bool(theirs or plain)):
+    with _one_line(names, [known[name] for name in names if name in known], hub=bool(theirs or plain)):
         if specs or plain:
             manager = TaskManager(
                 include_defaults=False, include_path=[str(path) for path in task_files.folders(task_folder)]
@@ -156,13 +157,15 @@ def _catalogue(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _one_line(names: Sequence[str], *, hub: bool) -> Iterator[None]:
+def _one_line(names: Sequence[str], files: Sequence[task_files.TaskFile], *, hub: bool) -> Iterator[None]:
     """hub: whether one of the tasks may have to be fetched."""
     try:
         yield
     except (ConfigError, DataError):
         raise
     except Exception as error:
+        for file in files:  # only now: what the harness does not know may be one of the `evaluate` library
+            task_files.check_metrics(file, set(METRIC_REGISTRY))
         text = " ".join(str(error).split())[:300]
         hint = "" if not hub or task_files.hub_reachable() else "; the Hugging Face hub cannot be reached"
         raise DataError(f"tasks={','.join(names)}: cannot be loaded: {type(error).__name__}: {text}{hint}") from error

@@ -30,10 +30,14 @@ class TaskScore:
 
     @property
     def at_chance(self) -> bool | None:
-        """Whether chance lies within two standard errors; None where either is not known."""
+        """Whether chance lies within two standard errors; None where either is not known.
+
+        Of answers that are all right or all wrong the standard error is 0; then it is that of guessing.
+        """
         if self.baseline is None or self.stderr is None:
             return None
-        return abs(self.value - self.baseline) <= 2 * self.stderr
+        stderr = self.stderr or math.sqrt(self.baseline * (1 - self.baseline) / self.n)
+        return abs(self.value - self.baseline) <= 2 * stderr
 
 
 def of_ratio(name: str, metric: str, items: Sequence[tuple[float, int]], ids: list[str]) -> TaskScore:

@@ -111,7 +111,9 @@ def _metric_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[
             better = entry["better"]
             rows.append({"run": run.label, **_interval(entry)})
             named = {"simplest method": entry.get("baseline"), **(entry.get("baselines") or {})}
-            simple += [{"run": run.label, "name": key, "value": value} for key, value in named.items() if value]
+            simple += [
+                {"run": run.label, "name": key, "value": value} for key, value in named.items() if value is not None
+            ]
         if rows:
             blocks.append(Block(name, chart=charts.metric(rows, simple, labels, better)))
     if not names:

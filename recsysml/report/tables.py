@@ -134,6 +134,8 @@ def figure(value: float | None) -> str:
 
 def near_baseline(entry: dict[str, Any]) -> bool:
     """Whether a value lies within two standard errors of what the simplest method gets."""
+    if entry.get("at_chance") is not None:  # said by the task, also where all answers are alike
+        return bool(entry["at_chance"])
     value, stderr, baseline = entry.get("value"), entry.get("stderr"), entry.get("baseline")
     return None not in (value, stderr, baseline) and abs(value - baseline) <= 2 * stderr  # type: ignore[operator]
 

@@ -1,4 +1,5 @@
-"""What judging costs without a model: n-grams of questions looked for in a large text, two runs compared, one thread.
+"""What judging costs beside the model's work: n-grams of questions looked for in a large text, two runs compared, one
+thread; and a whole `recsysml eval` of a tiny model, from its start to the score.
 
 python scripts/bench/judging.py
 """
@@ -6,6 +7,10 @@ python scripts/bench/judging.py
 from __future__ import annotations
 
 import json
+import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -86,6 +91,47 @@ def pairs(examples: int = 10_000, metrics: int = 4, repeats: int = 5) -> dict[st
     return {"seconds": min(times), "examples": examples, "metrics": metrics}
 
 
+def first_score(repeats: int = 3) -> dict[str, Any]:
+    """The fastest `recsysml eval` of ten local questions, of a model whose work takes no time, until it has ended."""
+    import torch
+    import transformers
+
+    from recsysml.data.tokenizers import train_bpe
+    from recsysml.models import hf_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = train_bpe(["which of fire ice snow rain is warm\n" * 40], 280)
+    shape = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = transformers.GPT2Config(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eot, **shape)
+    row = {"query": "Question: which is warm?", "choices": ["fire", "ice", "snow", "rain"], "gold": 0}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        transformers.GPT2LMHeadModel(config).save_pretrained(folder / "model")
+        hf_tokenizer.write_tokenizer(tokenizer, folder / "model", 64)
+        (folder / "arc_easy").mkdir()
+        (folder / "arc_easy" / "test.jsonl").write_text((json.dumps(row) + "\n") * 10)
+        words = ["eval", "model=hf", f"model.path={folder / 'model'}", "tasks=arc_easy", "eval.use_cache=false"]
+        words += ["device=cpu", "tracker.mode=disabled", f"outputs={folder / 'outputs'}"]
+        times, work = [], []
+        for _ in range(repeats):
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "recsysml", *words],
+                check=True,
+                capture_output=True,
+                env={**os.environ, "RECSYSML_DATA": name},
+            )
+            times.append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            work.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {"seconds": min(times), "processor_seconds": min(work)}
+
+
+def first_score_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    reached = f"{result['seconds']:.1f} s, {result['processor_seconds']:.1f} s of a processor"
+    return "recsysml eval of ten local questions, tiny model, start to end", "6 s", reached, ""
+
+
 def contamination_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
     found = f"{result['planted_found']} of {result['planted']} planted questions found"
     work = f"contamination, {result['megabytes']:.0f} MB of text x {result['questions']:,} questions, one thread"
@@ -98,4 +144,4 @@ def diff_row(result: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"contamination": contamination(), "diff": pairs()}, indent=1))
+    print(json.dumps({"contamination": contamination(), "diff": pairs(), "first score": first_score()}, indent=1))

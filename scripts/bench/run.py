@@ -99,6 +99,8 @@ def main() -> None:
     rows.append(judging.contamination_row(found["contamination"]))
     found["diff"] = judging.pairs()
     rows.append(judging.diff_row(found["diff"]))
+    found["first score"] = judging.first_score()
+    rows.append(judging.first_score_row(found["first score"]))
     if scoring.possible():
         found["scoring"] = scoring.measure(100, arguments.threads, "small")
         rows.append(scoring.row(found["scoring"]))

@@ -117,3 +117,18 @@ def test_a_local_task_names_its_files(folder):
     (folder / "mine.yaml").write_text("task: mine\ndataset_path: json\ntest_split: test\n")
     with pytest.raises(DataError, match="names no files"):
         task_files.locate("mine", task_files.index(str(folder))["mine"])
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ("test_split: tset\n", "asks the split tset; its data_files are of train, test$"),
+        ("training_split: train\n", "says neither test_split nor validation_split"),
+    ],
+)
+def test_a_split_that_no_file_has_is_not_looked_for(folder, splits, words):
+    (folder / "mine.yaml").write_text(LOCAL + splits)
+    (folder / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=words) as said:
+        task_files.locate("mine", task_files.index(str(folder))["mine"])
+    assert not isinstance(said.value, task_files.Missing)

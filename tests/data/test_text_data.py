@@ -243,6 +243,17 @@ def test_bad_rows_and_bytes_are_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"txt": 1}\n')
     with pytest.raises(DataError, match=r"a.jsonl line 2 has no text under 'text' \(it has txt\)"):
         text.load(config("a.jsonl"))
+    (tmp_path / "a.jsonl").write_text('{"text": 3}\n')
+    with pytest.raises(DataError, match=r"a.jsonl line 1: what stands under 'text' is no text: 3$"):
+        text.load(config("a.jsonl"))
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"a.jsonl line 1 is nested too deeply"):
+        text.load(config("a.jsonl"))
+    damaged = bytearray(gzip.compress(b"some text that is long enough to be damaged" * 9))
+    damaged[15] ^= 0xFF
+    (tmp_path / "d.txt.gz").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"d.txt.gz cannot be read"):
+        text.load(config("d.txt.gz"))
     (tmp_path / "b.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"b.jsonl line 1 is not JSON"):
         text.load(config("b.jsonl"))

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+import torch._inductor.config
 from torch.nn import functional
 
 from recsysml.engine import checkpoint
@@ -54,6 +55,13 @@ def test_the_loop_equals_a_loop_written_by_hand_whatever_the_accumulation(tiny, 
     assert got == pytest.approx(expected, abs=2e-6)
     for name, tensor in twin.state_dict().items():
         assert torch.allclose(model.state_dict()[name], tensor, atol=1e-5), name
+
+
+@pytest.mark.parametrize(("warmup_steps", "said"), [(4, False), (5, True)])
+def test_a_run_that_ends_within_its_warm_up_says_so(tiny, caplog, warmup_steps, said):
+    config = tiny.config(max_steps=4, warmup_steps=warmup_steps, log_every=1)
+    rates = tiny.train(config)[1].column("lr")
+    assert (max(rates.values()) < config.lr) == said == ("never reached" in caplog.text)
 
 
 def test_rows_are_logged_when_they_are_due(tiny):
@@ -328,19 +336,36 @@ def test_compile_that_fails_says_why_and_goes_on(tiny, monkeypatch, caplog):
     assert run.column("train/loss") == plain.column("train/loss")  # the attempt left no trace
 
 
-def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch):
+@pytest.mark.parametrize("deterministic", ["default", "error"])
+def test_compile_is_tried_without_touching_gradients_or_random_states(tiny, monkeypatch, caplog, deterministic):
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(deterministic)
+    torch._inductor.config.deterministic = deterministic == "default"  # the other way round, so that it must be told
+    try:
+        _compile_is_tried(tiny, monkeypatch, caplog)
+    finally:
+        torch.use_deterministic_algorithms(before == 2)
+
+
+def _compile_is_tried(tiny, monkeypatch, caplog):
+    caplog.set_level("INFO", "recsysml")
     asked = {}
 
     def transparent(function, **settings):
-        asked.update(settings)
-        return lambda *batch: function(*batch)
+        asked.update(settings, deterministic=torch._inductor.config.deterministic)
+
+        def call(*batch):
+            assert "compiling the step" in caplog.text  # minutes of silence look like a hang
+            return function(*batch)
+
+        return call
 
     plain = tiny.train(tiny.config())[1]
     monkeypatch.setattr(torch, "compile", transparent)
     monkeypatch.setattr(torch.compiler, "reset", lambda: asked.update(fresh=True))
     _, run, fitted = tiny.train(tiny.config(compile=True))
     assert fitted.compiled
-    assert asked == {"dynamic": False, "fresh": True}
+    assert asked == {"dynamic": False, "fresh": True, "deterministic": torch.are_deterministic_algorithms_enabled()}
     for name in ("train/loss", "val/loss", "grad_norm"):
         assert run.column(name) == plain.column(name)
 

@@ -232,3 +232,16 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again():
     pages = 5 * (1 << 26) // 4096
     assert faults("return") > pages / 2
     assert faults("keep") < pages / 50
+
+
+def test_deterministic_eager_code_costs_no_import_of_the_compiler():
+    code = """if True:
+        import sys
+        from recsysml.engine.device import prepare
+        prepare("cpu", "fp32", threads=1, deterministic=True)
+        import torch
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert "torch._inductor" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

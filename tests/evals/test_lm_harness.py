@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gzip
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -228,6 +229,20 @@ def test_a_score_near_chance_is_flagged():
     assert of_mean("a", right, ids, higher=True).at_chance is None
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("baseline", [0.25, 0.5])
+def test_few_answers_that_are_all_alike_may_be_chance(value, baseline):
+    """Their standard error of 0 would say that it cannot be; guessing by the binomial law says how often it is."""
+    from recsysml.metrics.task_scores import of_mean
+
+    for n in range(2, 40):
+        flagged = of_mean("a", [value] * n, [str(i) for i in range(n)], higher=True, baseline=baseline).at_chance
+        hits = np.arange(n + 1)
+        by_law = np.array([math.comb(n, k) * baseline**k * (1 - baseline) ** (n - k) for k in hits])
+        spread = math.sqrt((by_law * (hits / n - baseline) ** 2).sum())
+        assert flagged == (abs(value - baseline) <= 2 * spread + 1e-12), n
+
+
 class Published(LM):
     """Answers with numbers from a file, one an ending, in order."""
 
@@ -283,6 +298,19 @@ def test_requests_are_those_of_lm_evals_own_file_on_the_same_rows(name):
     for a, b in zip(ours.instances, theirs.instances, strict=True):
         assert a.args == b.args
         assert ours.doc_to_target(a.doc) == theirs.doc_to_target(b.doc)
+
+
+@pytest.mark.parametrize(("metric", "words"), [("accc", "Did you mean: acc"), ("zzzzzzzz", "It is one of acc, ")])
+def test_a_metric_that_does_not_exist_is_named(tmp_path, monkeypatch, metric, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the harness looks for it among those of the hub
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{query}}"\ndoc_to_target: gold\ndoc_to_choice: choices\n'
+        f"metric_list: [{{metric: {metric}}}]\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"query": "x", "choices": ["a", "b"], "gold": 0}\n')
+    with pytest.raises(DataError, match=f"mine.yaml: there is no metric {metric}. {words}"):
+        lm_harness.load(["mine"], task_folder=str(tmp_path))
 
 
 def test_a_question_without_what_its_task_asks_for_is_named(tmp_path):

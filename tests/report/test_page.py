@@ -157,6 +157,15 @@ def test_a_single_run_and_one_without_anything(tmp_path):
     assert "1 run" in parsed.texts["h1"]
 
 
+def test_a_simple_method_that_gets_nothing_is_drawn_at_0(tmp_path):
+    run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
+    run.metric("test/em", 0.2, stderr=0.1, n=9, better="higher", baseline=0.0, baselines={"random": 0.1, "none": None})
+    run.finish("ok")
+    (chart,) = Page(render(gather([str(run.path)]))).charts
+    drawn = {row["name"]: row["value"] for row in chart["datasets"]["baselines"]}
+    assert drawn == {"simplest method": 0.0, "random": 0.1}
+
+
 def test_ten_long_runs_stay_under_five_megabytes():
     rng = np.random.default_rng(1)
     names = ["train/loss", "val/loss", "val/bits_per_byte", "lr", "tokens_per_second", "grad_norm", "train/a", "b"]
