@@ -19,7 +19,8 @@ from recsysml.errors import ConfigError
 from recsysml.metrics import retrieval as metrics
 from recsysml.models import KINDS as MODELS
 from recsysml.models.histories import Histories
-from recsysml.models.retriever import Retriever, top_k
+from recsysml.models.retriever import Retriever
+from recsysml.models.top_k import top_k
 from recsysml.retrieval.health import Health, health
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import Questions, questions, training
