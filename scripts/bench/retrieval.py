@@ -1,4 +1,4 @@
-"""Finding items: exact top-k against torch, an approximate index against exact, the simulated world, 1M ids in JSON.
+"""Finding items: exact top-k against torch, an approximate index against exact, two stages, the world, 1M ids in JSON.
 
     python scripts/bench/retrieval.py [--rounds 5] [--train]
 
@@ -105,6 +105,36 @@ def approximate(items: np.ndarray, queries: np.ndarray, rounds: int = 5) -> dict
     return {**seconds, "ratio": seconds["exact"] / seconds["ivf"], "items": len(items), **told}
 
 
+def stages(n_items: int = 20_000, n_users: int = 256, rounds: int = 3) -> dict[str, float]:
+    """Processor milliseconds a user of multi_stage as it is by default: stage one by exact search, both stages, and
+    what the ranker would take for every item."""
+    from recsysml.models.histories import Histories
+    from recsysml.models.multi_stage import MultiStage
+    from recsysml.models.stages import StagedRetriever
+    from recsysml.schemas.retrievers import MultiStageConfig
+
+    random, length, few = np.random.default_rng(1), 50, 4
+    events = random.integers(n_items, size=n_users * length)
+    offsets = np.arange(n_users + 1) * length
+    histories = Histories(np.full(n_users, -1), offsets, events, np.arange(len(events), dtype=np.float64))
+    retriever = StagedRetriever(MultiStage(MultiStageConfig(), n_items, 1).eval())
+    queries, vectors = retriever.user_vectors(histories), retriever.item_vectors()
+    depth, every = retriever.n_candidates + length, np.tile(np.arange(n_items), (few, 1))
+
+    def find() -> np.ndarray:
+        return exact_top_k(queries, vectors, depth)[0]
+
+    seconds = interleaved(
+        {
+            "find": find,
+            "find and rank": lambda: retriever.ranked(queries, histories, find()),
+            "rank all": lambda: retriever.ranked(queries[:few], histories.part(0, few), every),
+        },
+        rounds,
+    )
+    return {name: 1000 * each / (few if name == "rank all" else n_users) for name, each in seconds.items()}
+
+
 def world(rounds: int = 3) -> dict[str, float]:
     """Processor seconds to make 2,000 users x 2,000 items x 100,000 events."""
     from recsysml.data.world import load
@@ -139,6 +169,10 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         beside = f"torch matmul + topk: 1x; faiss {faiss_ratio:.1f}x; the products alone {roof:.1f}x"
         work = f"exact top-100, 100,000 x 64, {threads} thread" + ("s" if threads != "1" else "")
         table.append((work, "3x", f"{found['ratio']:.1f}x, {same}", beside))
+    told = result["stages"]
+    reached = f"{told['find']:.2f} ms to find, {told['find and rank']:.2f} ms to find and rank"
+    beside = f"{told['rank all']:.0f} ms to rank every item"
+    table.append(("100 candidates of 20,000 items, a user", "measured", reached, beside))
     table.append(("a world of 2,000 x 2,000 x 100,000", "5 s", f"{result['world']['seconds']:.1f} s", ""))
     if "ivf" in result:
         found = result["ivf"]
@@ -162,7 +196,7 @@ def measure(rounds: int = 5, train: bool = True) -> dict[str, Any]:
         for threads in sorted({1, min(2, usable_cores())}, reverse=True):
             use_threads(threads)
             found["exact"][str(threads)] = exact(rounds=rounds)
-        found |= {"world": world(), "ids": ids()}
+        found |= {"stages": stages(), "world": world(), "ids": ids()}
         if train:
             found["ivf"] = approximate(*trained(), rounds=rounds)
     finally:
