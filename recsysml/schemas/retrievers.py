@@ -198,7 +198,7 @@ class TwoTowerConfig:
     graph_layers: int = 1
     # the most neighbours a node asks
     graph_degree: int = 16
-    dropout: float = 0.1
+    dropout: float = 0.4
     # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
     normalise: bool = True
 
