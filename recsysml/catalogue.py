@@ -14,7 +14,10 @@ from recsysml.errors import ConfigError
 from recsysml.files import cache_dir, conf_dir, write_json
 
 # what `recsysml list` is asked for, and the config group it stands for
-GROUPS = {"models": "model", "data": "data", "trainers": "trainer", "evals": "eval", "experiments": "experiment"}
+GROUPS = {
+    "models": "model", "data": "data", "trainers": "trainer", "evals": "eval", "trackers": "tracker",
+    "experiments": "experiment",
+}  # fmt: skip
 LISTS = (*GROUPS, "tasks", "runs")
 
 
@@ -150,11 +153,9 @@ def _scan_tasks(folder: Path) -> set[str]:
 def lines(what: str | None, config_dir: Path | None = None) -> list[str]:
     """What `recsysml list` prints: `name  description`, one line each; None is everything but tasks and runs."""
     if what is not None and what not in LISTS:
-        from recsysml.schemas.checks import nearest
+        from recsysml.schemas.checks import choices_hint
 
-        near = nearest(what, LISTS)
-        hint = f"Did you mean: {near}? " if near else ""
-        raise ConfigError(f"list {what}: {hint}It is one of {', '.join(LISTS)}.")
+        raise ConfigError(f"list {what}: {choices_hint(what, LISTS)}")
     if what is None:
         blocks: list[str] = []
         for name in GROUPS:

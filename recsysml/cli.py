@@ -120,7 +120,7 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[models|data|trainers|evals|experiments|tasks|runs]",
+            metavar="[models|data|trainers|evals|trackers|experiments|tasks|runs]",
             help="Nothing: all but tasks and runs.",
             autocompletion=_complete_list,
             show_default=False,
@@ -316,10 +316,10 @@ def _command(overrides: list[str] | None, config_dir: Path | None, verbose: bool
 
 def _checkpoint(name: str, family: str | None = "text") -> Path:
     from recsysml.files import outputs_dir
-    from recsysml.runs import resolve_checkpoint
+    from recsysml.runs import describe_checkpoint, resolve_checkpoint
 
     path = resolve_checkpoint(name, outputs_dir(), family=family)
-    print(f"checkpoint: {path}", file=sys.stderr)
+    print(f"checkpoint: {describe_checkpoint(path)}", file=sys.stderr)
     return path
 
 

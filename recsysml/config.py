@@ -125,6 +125,13 @@ def parse(hydra: Hydra, text: str) -> Override:
         return OverridesParser.create(config_loader=hydra.config_loader).parse_override(text)
     except Exception:
         key, _, value = text.partition("=")
+        if re.search(r"^\[?\s*,|,\s*(,|\]?$)", value):
+            kept = ",".join(part.strip() for part in value.split(",") if part.strip(" []"))
+            raise ConfigError(
+                f"{text}: there is a comma with no value beside it." + (f" Did you mean: {key}={kept}?" if kept else "")
+            ) from None
+        if re.search(r"\s[\w./]+=", value):
+            raise ConfigError(f"{text}: these are several overrides in one word; leave out the quotes.") from None
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         raise ConfigError(f"{text}: the value is not understood; quote it twice: \"{key}='{quoted}'\"") from None
 

@@ -11,7 +11,8 @@ from recsysml import catalogue
 from recsysml.config import compose_data
 from recsysml.data import KINDS
 from recsysml.errors import ConfigError, DataError
-from recsysml.schemas.checks import nearest
+from recsysml.runlog import show
+from recsysml.schemas.checks import choices_hint
 
 ACTIONS = ("list", "prepare", "check")
 
@@ -19,11 +20,12 @@ ACTIONS = ("list", "prepare", "check")
 def lines(action: str, name: str | None, config_dir: Path | None = None) -> Iterator[str]:
     """What the command prints, line by line. Raises ConfigError or DataError with the line that mends it."""
     if action not in ACTIONS:
-        near = nearest(action, ACTIONS)
-        hint = f"Did you mean: {near}? " if near else ""
-        raise ConfigError(f"data {action}: {hint}It is one of {', '.join(ACTIONS)}.")
+        raise ConfigError(f"data {action}: {choices_hint(action, ACTIONS)}")
     if action == "list":
         yield from _statuses([name] if name else list(catalogue.choices("data", config_dir)), config_dir)
+        if name is None:
+            yield ""
+            yield "recsysml data prepare NAME fetches or converts one; recsysml data check NAME verifies it"
         return
     if name is None:
         names = ", ".join(catalogue.choices("data", config_dir))
@@ -31,6 +33,7 @@ def lines(action: str, name: str | None, config_dir: Path | None = None) -> Iter
     config = compose_data(name, config_dir)
     source = _source(name, config)
     if action == "prepare":
+        show()
         source.prepare(config)
     source.check(config)
     yield f"{name}: {source.status(config)}"
@@ -43,7 +46,7 @@ def _statuses(names: list[str], config_dir: Path | None) -> Iterator[str]:
         try:
             status = str(_source(name, config).status(config))
         except (ConfigError, DataError) as error:
-            status = str(error)
+            status = str(error).removeprefix(f"{name}: ")
         yield f"{name:<{width}}  {status}"
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, NOISE, REFUSED = "better", "worse", "within noise", "cannot be compared"
 
+# Where the data can be fetched from says nothing of what they are: their fingerprint does.
+_ADDRESSES = "data.urls"
+
 # Per token, so two tokenizers give two units. Bits per byte do not have this problem.
 _PER_TOKEN = ("loss", "perplexity")
 
@@ -96,6 +99,7 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     parts = {
         part: _changes(first.results[part], second.results[part]) for part in ("config", "data", "model", "protocol")
     }
+    parts["config"] = [change for change in parts["config"] if not change.key.startswith(_ADDRESSES)]
     environment = _changes(first.results["environment"], second.results["environment"])
     return Comparison(
         first.name, second.name, alpha, rows, environment=environment, notes=_notes(first, second), **parts
@@ -156,6 +160,9 @@ def _judge(name: str, a: Side, b: Side, refused: str | None, alpha: float) -> Me
     other = _other_task(left, right, ours=a.ours and b.ours)
     if other is not None:
         return replace(row, reason=other)
+    for label, entry in (("A", left), ("B", right)):
+        if entry.get("unreliable"):
+            return replace(row, reason=f"in {label} {entry['unreliable']}")
     pairs, obstacle = _pair(name, a, b)
     try:
         if pairs is not None:

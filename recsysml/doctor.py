@@ -119,7 +119,7 @@ def _cores() -> Check:
     import torch
 
     cores, threads = usable_cores(), torch.get_num_threads()
-    found = f"{threads} torch threads on {cores} usable cores ({os.cpu_count()} in the machine)"
+    found = f"torch threads: {threads}, usable cores: {cores} ({os.cpu_count()} in the machine)"
     if threads > cores:
         return Check("threads", WARN, found, f"more threads than cores slow each other down: threads={cores}")
     return Check("threads", OK, found)

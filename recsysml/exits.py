@@ -27,6 +27,12 @@ def run_app(app: typer.Typer, words: Sequence[str]) -> Any:
         raise
 
 
+def _where_to_look(error: Any) -> str:
+    """`. See: recsysml generate -h.` for a word that the parser did not take."""
+    context = getattr(error, "ctx", None)
+    return f". See: {context.command_path} -h." if context is not None else "."
+
+
 def drop_output() -> None:
     """What is still held for standard output goes nowhere, or Python would complain of it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +56,7 @@ def guard(command: Callable[[], Any], verbose: bool) -> int:
         if hasattr(error, "format_message"):  # Typer's own: an unknown command or option
             if not error.format_message():
                 return 2  # it has printed the help
-            text, code = error.format_message(), 2
+            text, code = error.format_message().rstrip(".") + _where_to_look(error), 2
         elif hasattr(error, "exit_code"):
             text, code = str(error), int(error.exit_code)
         else:

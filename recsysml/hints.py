@@ -52,7 +52,7 @@ def _bare_word_hint(word: str, config_dir: Path | None) -> str:
     if word in ("help", "h"):
         return "Did you mean: --help?"
     if word in groups:
-        return f"Did you mean: {word}={next(iter(catalogue.choices(word, config_dir)))}?"
+        return f"{word}= takes one of {', '.join(catalogue.choices(word, config_dir))}."
     if word in names or nearest(word, names):
         name = word if word in names else nearest(word, names)
         return f"Did you mean: {names[str(name)]}={name}?"

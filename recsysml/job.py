@@ -12,7 +12,7 @@ from typing import Any
 from recsysml import catalogue, data, evals, lazy, models, trainers
 from recsysml.engine.signals import termination_interrupts, uninterrupted
 from recsysml.environment import usable_cores
-from recsysml.errors import ConfigError, DataError, Interrupted
+from recsysml.errors import ConfigError, Interrupted
 from recsysml.files import make_cache_dir
 from recsysml.models import extras
 from recsysml.results import Run
@@ -45,9 +45,6 @@ def check(config: RunConfig) -> None:
         importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
     if not config.tasks and getattr(config.trainer, "eval_tasks", []):
         check_tasks(config.trainer.eval_tasks)
-    tested = getattr(config.data, "test_fraction", 0) or getattr(config.data, "test_path", None)
-    if config.eval.kind == "language" and config.eval.split == "test" and not config.tasks and not tested:
-        raise ConfigError(f"eval.split=test: {config.data.name} has no test split: set data.test_fraction, or use val")
     if config.eval.kind in evals.CHECKS:
         lazy.resolve(evals.CHECKS[config.eval.kind])(config)
 
@@ -66,9 +63,8 @@ def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool
         if name in known and not (name == "heldout" and known[name].own):
             try:
                 task_files.locate(name, known[name])
-            except DataError:
-                if not (known[name].own and task_files.hub_reachable()):
-                    raise
+            except task_files.Missing as missing:
+                task_files.check_hub_instead(name, known[name], missing)
                 catalogued.append(name)
     if catalogued:
         task_files.hub_reachable()  # so that its clients know before they are imported
@@ -108,7 +104,10 @@ def check_initial(config: RunConfig) -> None:
 
 
 def what_auto_became(before: RunConfig, after: RunConfig) -> str:
-    """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto."""
+    """`device=auto is cpu, model.size=auto is nano`: one line; empty where nothing was auto.
+
+    A size that decides no dimension is left out.
+    """
 
     def changed(prefix: str, old: Any, new: Any) -> list[str]:
         found = []
@@ -116,7 +115,7 @@ def what_auto_became(before: RunConfig, after: RunConfig) -> str:
             was, now = getattr(old, field.name), getattr(new, field.name)
             if dataclasses.is_dataclass(was) and dataclasses.is_dataclass(now):
                 found += changed(f"{prefix}{field.name}.", was, now)
-            elif was == "auto" and now != "auto":
+            elif was == "auto" and now != "auto" and (field.name != "size" or old.size_decides):
                 found.append(f"{prefix}{field.name}=auto is {now}")
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ from recsysml.files import conf_dir
 from recsysml.launch import Command, begin, do, outputs, start
 from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
+from recsysml.runs import describe_checkpoint
 from recsysml.schemas.run import RunConfig
 
 # what the table of several evals shows, where a task gives it
 _SHOWN = ("acc", "acc_norm", "exact_match", "perplexity", "bits_per_byte")
+
+
+# where what is judged is no model
+NO_CHECKPOINT = Path(os.devnull)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Prepared:
 
     config: RunConfig
     command: Command
-    checkpoint: Path  # a checkpoint folder, or a folder of transformers
+    checkpoint: Path  # a checkpoint folder, a folder of transformers, or NO_CHECKPOINT
     parents: list[str]
 
 
@@ -44,7 +50,8 @@ def run(command: Command, *, multirun: bool = False, rerun: bool = False, trust:
 def evaluate(command: Command, *, trust: bool = False) -> int:
     """Judge one model in a run directory of its own. Returns the exit code; raises ConfigError for a mistake."""
     ready = prepare(command, trust=trust)
-    print(f"checkpoint: {ready.checkpoint}")
+    if ready.checkpoint != NO_CHECKPOINT:
+        print(f"checkpoint: {describe_checkpoint(ready.checkpoint)}")
     if _asks_first(ready.config):
         job.check(ready.config)  # a missing text is said before the model has worked
         code, scores = _judged(command, trust=trust)
@@ -81,6 +88,10 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
                 f"eval={asked.eval.kind}: it reads no model of transformers; give tasks=..., or eval=rag."
             )
         return Prepared(_named(asked), command, find_folder(asked.model.path), [])
+
+    if getattr(asked.eval, "policy", "model") != "model":
+        asked.model.name = asked.eval.policy
+        return Prepared(asked, command, NO_CHECKPOINT, [])
 
     from recsysml.runs import read_json, resolve_checkpoint
 
@@ -200,7 +211,7 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
     codes = []
     with sweeps.lock(folder):
         sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
-        print(f"sweep: {folder} ({len(planned)} jobs)")
+        print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
         for one, plan in zip(ready, planned, strict=True):
             found = sweeps.find(folder, plan.config_hash, since)
             if found is not None and found.status == "ok":
@@ -223,7 +234,8 @@ def print_table(content: dict[str, Any], ready: list[Prepared]) -> None:
 
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for row, one in zip(content["jobs"], ready, strict=True):
-        label = one.config.model.name if one.config.model.kind == "hf" else one.checkpoint.parent.parent.name
+        no_run = one.config.model.kind == "hf" or one.checkpoint == NO_CHECKPOINT
+        label = one.config.model.name if no_run else one.checkpoint.parent.parent.name
         rows.setdefault(label, {}).update(row["metrics"])
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     table = Table(box=None, pad_edge=False, header_style="bold")

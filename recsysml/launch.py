@@ -177,6 +177,7 @@ def show_metrics(run: Run) -> None:
         error = f" ± {entry['stderr']:.4f}" if entry["stderr"] is not None else ""
         simple = f" (baseline {entry['baseline']:.4f})" if entry["baseline"] is not None else ""
         chance = ", which is within two standard errors of chance" if entry.get("at_chance") else ""
+        chance = ", not to be believed" if entry.get("unreliable") else chance
         value = "has no value" if entry["value"] is None else f"{entry['value']:.4f}{error}{simple}{chance}"
         print(f"{name} {value}")
 

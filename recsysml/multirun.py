@@ -100,7 +100,8 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
             resolved = single.resolve(config)
             single.check_initial(resolved)
             digest = config_hash(single.to_dict(resolved), package_versions())
-            planned.append(sweeps.Job(overrides, digest, config.eval.headline))
+            trade_off = getattr(config.eval, "trade_off", None)
+            planned.append(sweeps.Job(overrides, digest, config.eval.headline, trade_off))
             first = first or config
             if (config.sweep.name, config.outputs) != (first.sweep.name, first.outputs):
                 raise ConfigError("a sweep has one sweep.name and one outputs folder.")
@@ -112,7 +113,7 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         interrupted = False
         with sweeps.lock(folder), tempfile.TemporaryDirectory() as scratch:
             sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
-            print(f"sweep: {folder} ({len(planned)} jobs)")
+            print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
             common = frozenset.intersection(*(frozenset(job.overrides) for job in planned))
             task = SweepTask(command, name, since, len(planned), common, alone=not parallel)
             hydras_own = [f"hydra.sweep.dir='{scratch}'", "hydra.sweep.subdir=."]  # its multirun.yaml is not ours

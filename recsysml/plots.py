@@ -34,7 +34,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 # Replicates of one setting rather than a setting: their spread is shown, not an axis of their own.
-_SEED = "seed"
+SEEDS = ("seed", "data.seed")
 
 
 def loss_plot(run_dir: Path) -> Path:
@@ -152,7 +152,8 @@ def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], pat
     """Draws the headline metric of a sweep against what was swept; draws nothing if no job has it.
 
     content: what sweep.json holds. changed: for each job its overrides that not every job has, as `key=value`. The
-    numeric key with the most values is the x axis; other keys make a line each; seeds are points around the mean.
+    numeric key with the most values is the x axis; other keys make a line each; seeds (of the run, or of a simulated
+    world) are points around the mean.
     """
     best = content["best"]
     if best is None:
@@ -163,18 +164,19 @@ def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], pat
         if row["status"] == "ok" and value is not None:
             points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
     keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
-    x_key = _x_axis(keys, [setting for setting, _ in points])
+    x_key = x_axis(keys, [setting for setting, _ in points])
     with style():
         figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
-        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, _SEED)])
+        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)])
         axes.set_xlabel(x_key or "")
         axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
         axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
         save_figure(figure, path)
 
 
-def _x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | None:
-    candidates = [key for key in keys if key != _SEED] or list(keys)
+def x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | None:
+    """The swept key that a sweep is drawn over: the numeric one with the most values."""
+    candidates = [key for key in keys if key not in SEEDS] or list(keys)
 
     def rank(key: str) -> tuple[bool, int]:
         values = [setting.get(key) for setting in settings]
@@ -188,7 +190,7 @@ def _draw_sweep(
 ) -> None:
     texts = [setting.get(x_key or "", "default") for setting, _ in points]
     numbers = [_as_number(text) for text in texts]
-    numeric = len(set(texts)) > 1 and x_key != _SEED and all(number is not None for number in numbers)
+    numeric = len(set(texts)) > 1 and x_key not in SEEDS and all(number is not None for number in numbers)
     # where a setting stands on the x axis: at its number, or in order of appearance
     order = list(dict.fromkeys(texts))
     places = np.array([number if numeric else order.index(text) for number, text in zip(numbers, texts, strict=True)])

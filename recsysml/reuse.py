@@ -37,9 +37,11 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
         ("model", model["config"].get("name"), model["kind"]),
         ("data", data.get("name"), data.get("kind")),
     ):
-        file = catalogue.choices(group, config_dir).get(str(label))
-        if file is not None and catalogue.kind_of(file) == kind and group not in typed:
-            chosen.append(f"{group}={label}")
+        of_kind = [
+            name for name, file in catalogue.choices(group, config_dir).items() if catalogue.kind_of(file) == kind
+        ]
+        if of_kind and group not in typed:  # a name of the user's own, or of a variant, is no choice
+            chosen.append(f"{group}={label if label in of_kind else of_kind[0]}")
     return [*chosen, *overrides]
 
 
@@ -116,13 +118,36 @@ def run_of(path: str | None) -> list[str]:
 
 
 def show_config(overrides: list[str], config_dir: Path | None, run: str | None = None) -> str:
-    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch."""
+    """The composed, checked config as YAML, `auto` left as it is; or the resolved one of a run. Imports no torch.
+
+    A comment at the top says what is left to the machine that runs it.
+    """
     import yaml
 
+    left = ""
     if run is not None:
         if overrides:
             raise ConfigError(f"--from {run}: it is printed as it was; overrides do not belong to it.")
         config = configs.read_run(find_run(run))
     else:
         config = configs.compose(overrides, config_dir)
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+        left = _left_to_the_machine(config)
+    return left + yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def _left_to_the_machine(config: RunConfig) -> str:
+    """A comment that names the keys whose value a run settles at its start, such as device=auto; "" without any."""
+    values = {
+        "device": config.device,
+        "threads": config.threads,
+        "model.size": getattr(config.model, "size", "") if getattr(config.model, "size_decides", False) else "",
+        "trainer.precision": getattr(config.trainer, "precision", ""),
+        "trainer.deterministic": getattr(config.trainer, "deterministic", ""),
+    }
+    keys = [key for key, value in values.items() if value in ("auto", None)]
+    if not keys:
+        return ""
+    return (
+        f"# A run settles these at its start, by its machine: {', '.join(keys)}.\n"
+        "# `recsysml config --from RUN` prints what it settled on.\n"
+    )

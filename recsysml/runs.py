@@ -203,6 +203,17 @@ def resolve_checkpoint(name: str, root: Path, *, kind: str | None = None, family
     return checkpoint
 
 
+def describe_checkpoint(checkpoint: Path) -> str:
+    """The folder as it was found, and what must be known of its run: that it is not whole, or a job of a sweep."""
+    try:
+        run = read_results(checkpoint.resolve().parent.parent / "results.json")["run"]
+    except ConfigError:  # a checkpoint without a run
+        return str(checkpoint)
+    said = [f"its run is {run['status']}"] if run["status"] != "ok" else []
+    said += [f"a job of the sweep {run['sweep']}"] if run.get("sweep") else []
+    return f"{checkpoint} ({', '.join(said)})" if said else str(checkpoint)
+
+
 def _fits(run: FoundRun, kind: str | None, family: str | None) -> bool:
     return kind in (None, run.kind) and family in (None, run.family)
 

@@ -24,6 +24,7 @@ class Job:
     overrides: list[str]
     config_hash: str
     headline: tuple[str, ...] = ()  # metric names for the table; the first decides which job is best
+    trade_off: tuple[str, str] | None = None  # two of them that are drawn against each other
 
 
 def name_of(overrides: Sequence[str], config: RunConfig) -> str:
@@ -138,7 +139,10 @@ def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
 
 
 def plot(folder: Path, content: dict[str, Any], jobs: Sequence[Job]) -> None:
-    """The headline metric against what was swept, in plots/sweep.png."""
+    """The headline metric against what was swept, in plots/sweep.png; of a trade-off, plots/trade_off.png as well."""
     from recsysml.plots import sweep_plot
+    from recsysml.plots_trade_off import sweep_trade_off_plot
 
     sweep_plot(content, varying(jobs), folder / "plots" / "sweep.png")
+    if jobs[0].trade_off:
+        sweep_trade_off_plot(content, varying(jobs), jobs[0].trade_off, folder / "plots" / "trade_off.png")

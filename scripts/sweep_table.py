@@ -42,7 +42,9 @@ def grouped(folder: Path, metric: str, also: list[str]) -> dict[str, list[dict[s
     common = set.intersection(*(set(job["overrides"]) for job in jobs))
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for job in jobs:
-        words = [word for word in job["overrides"] if word not in common and not word.startswith("seed=")]
+        words = [
+            word for word in job["overrides"] if word not in common and not word.startswith(("seed=", "data.seed="))
+        ]
         found[" ".join(words)].append(figures(folder / job["path"], metric, also))
     return found
 

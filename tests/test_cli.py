@@ -96,7 +96,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "models", "--config-dir", "nowhere"], "there is no such folder"),
         (["generate", "last", "--seed", "99999999999999999999"], "--seed"),
         (["eval", "tasks=arc_esy"], "Did you mean: arc_easy?"),
-        (["eval", "tasks=arc_easy,piqa"], "set RECSYSML_DATA to the folder that holds arc_easy/"),
+        (
+            ["eval", "tasks=arc_easy,piqa"],
+            "set RECSYSML_DATA to the folder that holds arc_easy/test.jsonl; or",
+        ),
         (["eval", "eval=language", "tasks=piqa"], "runs no tasks"),
         (["eval", "eval=lm_harness"], "name the tasks"),
         (["eval", "--trust"], "belongs to tasks"),
@@ -119,7 +122,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "prepare", "python_dosc"], "Did you mean: python_docs?"),
         (["data", "chekc"], "Did you mean: check?"),
         (["generate", "last"], "no finished or interrupted train run"),
-        (["generate"], "CHECKPOINT"),
+        (["generate"], "Missing argument 'CHECKPOINT'. See: recsysml generate -h."),
+        (["train", "-m", "trainer.lr=1e-3,"], "a comma with no value beside it. Did you mean: trainer.lr=1e-3?"),
+        (["train", "-m", "trainer.lr=1e-3,,3e-3"], "Did you mean: trainer.lr=1e-3,3e-3?"),
+        (["train", "-m", "seed=,"], "a comma with no value beside it."),
+        (["train", "trainer.optimizer=sgd"], "trainer.optimizer=sgd: it is one of adamw, muon."),
+        (["list", "--config"], "See: recsysml list -h."),
         (["export", "nowhere", "x"], "nowhere"),
         (["diff", "a"], "B"),
     ],
@@ -159,12 +167,22 @@ def test_a_mistake_shows_its_traceback_with_v(capsys: pytest.CaptureFixture[str]
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_config_prints_yaml_that_keeps_auto(capsys: pytest.CaptureFixture[str], own_outputs: Path) -> None:
+def test_config_prints_yaml_that_keeps_auto_and_says_so(capsys: pytest.CaptureFixture[str], own_outputs: Path) -> None:
     assert main(["config", "model=gpt2", "trainer.lr=1e-4"]) == 0
-    tree = yaml.safe_load(capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    settled = "device, threads, model.size, trainer.precision, trainer.deterministic"
+    assert shown.startswith(f"# A run settles these at its start, by its machine: {settled}.\n")
+    tree = yaml.safe_load(shown)
     assert tree["trainer"]["lr"] == 1e-4
     assert (tree["model"]["size"], tree["device"], tree["trainer"]["precision"]) == ("auto", "auto", "auto")
     assert not own_outputs.exists()
+
+
+def test_config_says_nothing_of_what_is_settled(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["device=cpu", "threads=2", "trainer.precision=fp32", "trainer.deterministic=true"]
+    dimensions = ["model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.context_length=8"]
+    assert main(["config", *words, *dimensions]) == 0
+    assert not capsys.readouterr().out.startswith("#")
 
 
 def test_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -176,7 +194,8 @@ def test_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert all(len(line) == 2 for line in lines)
     assert "gpt2_modern" in [name for name, _ in lines]
     assert main(["list"]) == 0
-    assert "trainers:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "trainers:" in shown and "trackers:\n  wandb" in shown
     assert main(["list", "runs"]) == 0
 
 

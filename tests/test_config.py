@@ -124,7 +124,7 @@ MISTAKES = [
     ("trainer.beta2=1", "trainer.beta2=1.0: it must lie between 0 and 1"),
     ("trainer.min_lr_ratio=2", "trainer.min_lr_ratio=2.0: it must lie between 0 and 1."),
     ("trainer.optimizer=admw", "trainer.optimizer=admw: Did you mean: adamw? It is one of adamw, muon."),
-    ("trainer.precision=fp8", "It is one of auto, fp32, bf16, fp16."),
+    ("trainer.precision=fp8", "it is one of auto, fp32, bf16, fp16."),
     ("trainer.schedule=cosin", "Did you mean: cosine?"),
     ("data.val_fraction=1", "data.val_fraction=1.0: it must lie between 0 and 1"),
     ("data.tokenizer=gpt4", "Did you mean: gpt2?"),
@@ -150,7 +150,7 @@ MISTAKES = [
     ("trainer.lrr=1,2", "trainer.lrr: there is no such key. Did you mean: trainer.lr?"),
     ("gpt2", "gpt2: an override is written key=value. Did you mean: model=gpt2?"),
     ("trainer.lr", "Did you mean: trainer.lr=...?"),
-    ("model", "Did you mean: model=als?"),
+    ("model", "model: an override is written key=value. model= takes one of als, bpr, ease, gpt2"),
     ("help", "Did you mean: --help?"),
     ("--trainer.lr=1", "overrides are written without dashes. Did you mean: trainer.lr=1?"),
     ("--hlep", "--hlep: no such option. Did you mean: --help?"),
@@ -158,6 +158,7 @@ MISTAKES = [
     ("hydra.run.dir=x", "only hydra/launcher may be set, in a sweep."),
     ("hydra/launcher=joblib", "it works only in a sweep; add -m."),
     ("trainer.sample_prompt=Hello (world", "the value is not understood; quote it twice"),
+    ("model=gpt2 data=text", "several overrides in one word; leave out the quotes."),
     ("seed=${nowhere}", "nowhere"),
 ]
 

@@ -50,6 +50,15 @@ def only(comparison):
     return row
 
 
+def test_where_data_are_fetched_from_is_no_difference(tmp_path):
+    metrics = {"val/loss": (1.0, 0.1, "lower")}
+    urls = [{"data": {"path": ["x.txt"], "urls": {"x.txt": url}}} for url in ("https://here/x", "https://there/x")]
+    other = {"data": {"path": ["y.txt"], "urls": {}}}
+    one, two, three = (make(tmp_path, metrics, config=config) for config in (*urls, other))
+    assert compare(one, two).config == []
+    assert [change.key for change in compare(one, three).config] == ["data.path"]
+
+
 # --- tests and verdicts -----------------------------------------------------------------------------------------------
 
 
@@ -243,6 +252,28 @@ def test_what_cannot_be_compared_says_why(tmp_path, left, right, reason):
     row = only(compare(*paths))
     assert row.verdict == REFUSED
     assert reason in row.reason
+
+
+@pytest.mark.parametrize("doubtful", [(True, False), (False, True)])
+def test_what_is_not_to_be_believed_never_wins(tmp_path, doubtful):
+    """Off-policy estimates of few effective requests: neither better nor worse, however far apart."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for side, doubt in enumerate(doubtful):
+        run = Run.create(tmp_path, "eval", "x", argv=[], config={"seed": 1}, overrides=[])
+        run.set_data("log", "d" * 64, {"test": 50})
+        values = rng.normal(10 * side, 0.1, 50)
+        more = {"unreliable": "its effective sample size is 2.0 of 50 requests"} if doubt else {}
+        run.metric("test/policy/dr", values.mean(), stderr=0.01, n=50, better="higher", **more)
+        run.add_examples("test/policy/dr", [str(i) for i in range(50)], values)
+        run.finish("ok")
+        paths.append(run.path)
+    for pair in (paths, paths[::-1]):
+        row = only(compare(*pair))
+        assert (row.verdict, row.test) == (REFUSED, None)
+        label = "A" if doubtful[paths.index(pair[0])] else "B"
+        assert row.reason == f"in {label} its effective sample size is 2.0 of 50 requests"
+        assert compare(*pair).regressions == []
 
 
 def test_differences_of_the_runs_are_listed(tmp_path):

@@ -21,3 +21,13 @@ def test_every_choice_in_conf_is_documented() -> None:
     for group in ("model", "data", "trainer", "eval", "experiment"):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert path.stem in pages, f"conf/{group}/{path.name} is named on no page"
+
+
+def test_the_map_of_the_house_names_every_room() -> None:
+    page = (ROOT / "README.md").read_text()
+    drawn = page[page.index("## The map of the house") : page.index("## A model in three files")]
+    for path in (ROOT / "recsysml").iterdir():
+        if path.is_dir() and any(path.glob("*.py")):
+            assert f"`{path.name}/`" in drawn, f"recsysml/{path.name}/ is on no map"
+        elif path.suffix == ".py" and not path.name.startswith("__"):
+            assert f"`{path.name}`" in drawn, f"recsysml/{path.name} is on no map"

@@ -43,10 +43,17 @@ def test_resolve_leaves_no_auto_and_its_input_alone(config: RunConfig) -> None:
     assert resolved.model.d_model == 16  # a number of its own is kept
     said = job.what_auto_became(config, resolved)
     assert f"device=auto is {resolved.device}" in said
-    assert f"model.size=auto is {resolved.model.size}" in said
+    assert "size" not in said  # every dimension has a number of its own
     assert "attention" not in said or "attention=auto is" in said
     assert job.resolve(resolved) == resolved
     assert job.what_auto_became(resolved, resolved) == ""
+
+
+@pytest.mark.parametrize("open_dimension", ["n_layers", "n_heads", "d_model", "context_length"])
+def test_a_size_is_said_where_it_decides_something(config: RunConfig, open_dimension: str) -> None:
+    setattr(config.model, open_dimension, None)
+    resolved = job.resolve(config)
+    assert f"model.size=auto is {resolved.model.size}" in job.what_auto_became(config, resolved)
 
 
 def test_a_device_that_is_not_there(config: RunConfig) -> None:

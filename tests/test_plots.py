@@ -103,9 +103,9 @@ def test_sweep_plots(tmp_path, settings):
 
 def test_the_axis_is_the_numeric_key_with_most_values_and_never_the_seed():
     settings = [{"a": "1", "b": str(i), "c": f"x{i}", "seed": str(i)} for i in range(3)]
-    assert plots._x_axis(["a", "c", "b", "seed"], settings) == "b"
-    assert plots._x_axis(["seed"], settings) == "seed"
-    assert plots._x_axis([], [{}]) is None
+    assert plots.x_axis(["a", "c", "b", "seed"], settings) == "b"
+    assert plots.x_axis(["seed"], settings) == "seed"
+    assert plots.x_axis([], [{}]) is None
 
 
 def test_failed_jobs_are_left_out_and_an_empty_sweep_draws_nothing(tmp_path):

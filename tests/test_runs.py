@@ -86,6 +86,19 @@ def test_a_checkpoint_by_run_directory_id_or_folder(tmp_path):
     assert resolve_checkpoint(str(path / "checkpoints" / "last"), tmp_path) == path / "checkpoints" / "last"
 
 
+def test_a_checkpoint_is_named_with_what_must_be_known_of_its_run(tmp_path):
+    whole = make(tmp_path) / "checkpoints" / "best"
+    assert runs.describe_checkpoint(whole) == str(whole)
+    stopped = make(tmp_path, status="interrupted") / "checkpoints" / "last"
+    assert runs.describe_checkpoint(stopped) == f"{stopped} (its run is interrupted)"
+    run = Run.create(tmp_path, "train", "gpt", argv=[], config={}, overrides=[], sweep="grid")
+    job = run.path / "checkpoints" / "best"
+    assert runs.describe_checkpoint(job) == f"{job} (its run is running, a job of the sweep grid)"
+    run.finish("ok")
+    assert runs.describe_checkpoint(job) == f"{job} (a job of the sweep grid)"
+    assert runs.describe_checkpoint(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
+
+
 def test_a_best_link_to_nothing_gives_last(tmp_path):
     path = make(tmp_path, checkpoints=("last",))
     (path / "checkpoints" / "best").symlink_to("step-00000100")

@@ -115,7 +115,7 @@ def test_a_mistake_in_the_last_job_costs_none(
 ) -> None:
     assert main(["train", "-m", "trainer.optimizer=adamw,muon,sgd"]) == 2
     err = capsys.readouterr().err
-    assert err == "error: trainer.optimizer=sgd: It is one of adamw, muon.\n"
+    assert err == "error: trainer.optimizer=sgd: it is one of adamw, muon.\n"
     assert told.configs == []
     assert not own_outputs.exists()
 

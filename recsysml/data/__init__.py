@@ -2,7 +2,9 @@
 
 `KINDS[kind]` is a module with `check(config) -> None` (cheap, torch-free: raises ConfigError/DataError with one line
 before a run directory exists) and `load(config) -> TokenData | Interactions`, of impressions
-`load_impressions(config, encoder=None) -> ImpressionTable`. `config.families` says which of them a kind has.
+`load_impressions(config, encoder=None) -> ImpressionTable`, of slates `load_slates(config) -> LoggedSlates`,
+of ad decisions `load_ads(config) -> AdLog`.
+`config.families` says which of them a kind has.
 """
 
 KINDS = {
@@ -15,4 +17,7 @@ KINDS = {
     "world": "recsysml.data.world",
     "kuairand": "recsysml.data.kuairand",
     "impressions": "recsysml.data.impressions",
+    "ad_world": "recsysml.data.ad_world",
+    "open_bandit": "recsysml.data.open_bandit",
+    "logged_slates": "recsysml.data.logged_slates",
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 
+from recsysml.data.epochs import Epochs
 from recsysml.errors import DataError
 
 
@@ -40,13 +39,15 @@ class TokenBatches:
                 "give more text or a smaller model.context_length"
             )
 
+        self._epochs = Epochs(self._epoch)
+
     def window_ids(self, i: int) -> np.ndarray:
         """Token offsets (batch_size / world_size,) where the windows of batch i start, for this process."""
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
         epochs, positions = np.divmod(samples, self.windows_per_epoch)
         starts = np.empty(len(samples), np.int64)
         for epoch in np.unique(epochs):
-            offset, order = _epoch(self.seed, int(epoch), self.windows_per_epoch, self.context_length)
+            offset, order = self._epochs[int(epoch)]
             own = epochs == epoch
             starts[own] = offset + order[positions[own]] * self.context_length
         return starts
@@ -58,9 +59,7 @@ class TokenBatches:
         inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-
-@lru_cache(maxsize=4)  # a batch may reach into the next epoch, and two loaders may be alive
-def _epoch(seed: int, epoch: int, windows: int, context_length: int) -> tuple[int, np.ndarray]:
-    """The offset of an epoch's first window and the order of its windows."""
-    random = np.random.default_rng([seed, epoch])
-    return int(random.integers(context_length)), random.permutation(windows)
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
+        """The offset of an epoch's first window and the order of its windows."""
+        random = np.random.default_rng([self.seed, epoch])
+        return int(random.integers(self.context_length)), random.permutation(self.windows_per_epoch)

@@ -7,16 +7,12 @@ import torch
 from torch import Tensor
 
 from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.row_order import RowOrder
 from recsysml.errors import DataError
 
 
 class ImpressionBatches:
-    """Map-style batches of `batch_size` rows of a range, without end; each epoch visits every row once.
-
-    The rows of all epochs form one sequence, and batch i is its i-th run: every batch has the same shape, no row is
-    dropped or seen twice in an epoch, and going on after n batches needs no state but n. With `world_size` processes
-    each takes rows `rank::world_size` of the same global batch.
-    """
+    """Map-style batches of `batch_size` rows of a range, without end, in the order of `RowOrder`."""
 
     def __init__(
         self,
@@ -30,35 +26,19 @@ class ImpressionBatches:
         world_size: int = 1,
     ) -> None:
         """rows: from and to. Raises DataError where there are none."""
-        assert batch_size % world_size == 0, "a batch must divide among the processes"
         if rows[0] == rows[1]:
             raise DataError(f"{table.name}: there is no impression to learn from")
         self.inputs = ImpressionInputs(table, context_length)
-        self.start, self.n_rows = rows[0], rows[1] - rows[0]
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self._epochs: dict[int, np.ndarray] = {}
+        self.start = rows[0]
+        self.order = RowOrder(rows[1] - rows[0], batch_size, seed, rank, world_size)
 
     def rows(self, i: int) -> np.ndarray:
         """(b,) rows of the table in batch i, for this process; b = batch_size / world_size."""
-        samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
-        epochs, places = np.divmod(samples, self.n_rows)
-        found = np.empty(len(samples), np.int64)
-        for epoch in np.unique(epochs):
-            own = epochs == epoch
-            found[own] = self._epoch(int(epoch))[places[own]]
-        return found + self.start
+        return self.order(i) + self.start
 
     def __getitem__(self, i: int) -> tuple[Tensor, ...]:
         """What `ImpressionInputs.of` gives for the rows of batch i."""
         return self.inputs.of(self.rows(i))
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """(n_rows,) the order of an epoch."""
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:  # a batch may reach into the next epoch: two are kept
-                del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
-        return self._epochs[epoch]
 
 
 class ImpressionInputs:

@@ -98,6 +98,7 @@ def load_or_prepare(config: TextSettings, source: Any, split: Callable[[], dict[
 def open_or_build(folder: Path, build: Callable[[Path], None]) -> Prepared:
     """Read `folder`; where it is missing or damaged, `build` fills a temporary one that is then renamed to it."""
     if folder.is_dir():
+        log.info("opening the tokens in %s", folder)
         try:
             return read_prepared(folder)
         except Damaged as damage:
@@ -107,6 +108,7 @@ def open_or_build(folder: Path, build: Callable[[Path], None]) -> Prepared:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             if not folder.is_dir():  # else another process has just built it
+                log.info("reading and tokenizing the text; the tokens are kept in %s", folder)
                 _build(folder, build)
     except OSError as error:
         raise DataError(f"cannot write the cache {folder.parent}: {error} (XDG_CACHE_HOME moves it)") from error

@@ -7,6 +7,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from recsysml.data.epochs import Epochs
 from recsysml.errors import DataError
 
 IGNORE = -100
@@ -61,7 +62,7 @@ class SequenceBatches:
         firsts = np.cumsum(self.windows) - self.windows
         self.window_numbers = np.arange(len(self.window_rows)) - firsts[self.window_rows]  # (W,) within the row
         self.slack = self.windows * length - self.events  # (R,) places of a row's windows that hold no target
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._epochs = Epochs(self._epoch)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -78,7 +79,7 @@ class SequenceBatches:
         epochs, positions = np.divmod(samples, len(self.window_rows))
         rows, begins = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
         for epoch in range(epochs[0], epochs[-1] + 1):
-            order, shift = self._epoch(int(epoch))
+            order, shift = self._epochs[int(epoch)]
             own = epochs == epoch
             windows = order[positions[own]]
             rows[own] = self.window_rows[windows]
@@ -96,10 +97,5 @@ class SequenceBatches:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's order of windows (W,), and how far each row's windows are moved back (R,)."""
-        found = self._epochs.get(epoch)
-        if found is None:
-            random = np.random.default_rng([self.seed, epoch])
-            found = (random.permutation(len(self.window_rows)), random.integers(self.slack + 1))
-            # a batch may reach into the next epoch: two are kept; replaced whole, for several threads may be here
-            self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: found}
-        return found
+        random = np.random.default_rng([self.seed, epoch])
+        return random.permutation(len(self.window_rows)), random.integers(self.slack + 1)

@@ -24,6 +24,12 @@ from recsysml.files import conf_dir, data_dir
 # local formats of the `datasets` library: their files are ours to find
 _LOCAL = ("json", "csv", "parquet", "text")
 _TRAINING = ("training_split", "fewshot_split")
+# of our own tasks, those whose questions the hub has as well, in the harness's task of that name
+_ON_HUB = tuple(questions.CONVERTERS)
+
+
+class Missing(DataError):
+    """The questions of a task that are nowhere."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,14 @@ def locate(name: str, file: TaskFile) -> Located | None:
 
     Relative names are looked for beside the YAML, among converted questions, in the working directory and in
     `$RECSYSML_DATA`. A training split may be missing: few-shot examples then come from the questions themselves.
-    Raises DataError that names what is missing.
+    Raises Missing, which names what is missing, and DataError for a file that is damaged.
     """
     content = file.content
     kwargs = content.get("dataset_kwargs") or {}
-    if content.get("dataset_path") not in _LOCAL or "data_files" not in kwargs:
+    if content.get("dataset_path") not in _LOCAL:
         return None
+    if not kwargs.get("data_files"):  # `datasets` would read what lies in the working directory
+        raise DataError(f"tasks={name}: {file.path} names no files of questions (dataset_kwargs.data_files)")
     files = kwargs["data_files"]
     files = dict(files) if isinstance(files, dict) else {"train": files}
     converted = questions.find(name)
@@ -146,16 +154,34 @@ def locate(name: str, file: TaskFile) -> Located | None:
     splits = {key: content.get(key) for key in ("test_split", "validation_split", *_TRAINING)}
     asked = splits["test_split"] or splits["validation_split"]
     if asked not in found:
-        where = f"nor under {root}" if root else "(RECSYSML_DATA is not set)"
-        raise DataError(
-            f"tasks={name}: its questions, {missing.get(str(asked), asked)}, are neither beside {file.path.name} nor in"
-            f" the working directory {where}; set RECSYSML_DATA to the folder that holds {name}/"
+        sought = missing.get(str(asked), asked)
+        where = f"under {root}" if root else "under $RECSYSML_DATA, which is not set"
+        raise Missing(
+            f"tasks={name}: its questions, {sought}, are not beside {file.path.name}, in the working directory or"
+            f" {where}; set RECSYSML_DATA to the folder that holds {sought}"
         )
     gone: dict[str, Any] = {key: None for key, split in splits.items() if split is not None and split not in found}
     overrides = {"dataset_kwargs": {**kwargs, "data_files": found}, **gone}
     holding = found[str(asked)]
     holders = [Path(one) for one in ([holding] if isinstance(holding, str) else holding)]
+    if not converted and content["dataset_path"] == "json":
+        _check_rows(holders)
     return Located(overrides, holders, converted.sources if converted else {}, converted.notes if converted else [])
+
+
+def _check_rows(paths: list[Path]) -> None:
+    """Read files of JSON lines through, as `datasets` names neither file nor line of one that is broken."""
+    for path in paths:
+        if path.name.removesuffix(".gz").endswith(".jsonl") and not sum(1 for _ in questions.read_rows(path)):
+            raise DataError(f"{path} holds no questions")
+
+
+def check_hub_instead(name: str, file: TaskFile, missing: Missing) -> None:
+    """Pass where the harness's own task, with the hub's questions, can take the place of ours; else raise `missing`."""
+    if not (file.own and name in _ON_HUB):
+        raise missing
+    if not hub_reachable():
+        raise Missing(f"{missing}; or go on where the Hugging Face hub, which has them, can be reached") from None
 
 
 def _first(roots: Sequence[Path], name: str) -> Path | None:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsysml.data import world_impressions
+from recsysml.data import world_impressions, world_slates
 from recsysml.data.impression_data import ImpressionTable, encode
 from recsysml.data.impression_encoder import ImpressionEncoder
 from recsysml.data.interaction_data import Interactions, divide
 from recsysml.data.progress import progress
+from recsysml.data.slates import LoggedSlates
 from recsysml.data.world_population import Latent, Population, make
 from recsysml.data.world_sessions import Impressions, Requests, n_slices, simulate
 from recsysml.schemas.data import WorldConfig
@@ -45,6 +46,11 @@ class World:
         A session that begins late in a slice ends in the time of the next.
         """
         return simulate(self.population, self._latent, self.seed, self.events, index)[:2]
+
+    def logged_slice(self, index: int) -> tuple[Requests, Impressions, np.ndarray]:
+        """`slice`, and of each request the logging policy's probabilities of the top place (R, CANDIDATES)."""
+        requests, impressions, behind = simulate(self.population, self._latent, self.seed, self.events, index)
+        return requests, impressions, behind.logging
 
     def __iter__(self) -> Iterator[tuple[Requests, Impressions]]:
         return (self.slice(index) for index in range(len(self)))
@@ -97,6 +103,11 @@ def load(config: WorldConfig) -> Interactions:
 def load_impressions(config: WorldConfig, encoder: ImpressionEncoder | None = None) -> ImpressionTable:
     """Every item that was shown, with what was known then and what came of it, for rankers."""
     return encode(world_impressions.read(config, open_world(config), FORMAT), encoder)
+
+
+def load_slates(config: WorldConfig) -> LoggedSlates:
+    """Every request with its candidates, what stood on top, its propensity and what came of it, for policies."""
+    return world_slates.read(config, open_world(config), FORMAT)
 
 
 def prepare(config: WorldConfig) -> None:

@@ -89,6 +89,21 @@ def top_value(policy: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return np.asarray((policy * rewards).sum(1))
 
 
+def top_rewards(config: WorldConfig, weights: Mapping[str, float]) -> np.ndarray:
+    """(R, N) true expected reward of each candidate on top, rows and columns as `world.load_slates(config)` has them.
+
+    At the moment of the request, in the session's mood: what the log's rewards are draws of. Of places that hold no
+    candidate it is what that item would bring.
+    """
+    truth = open_truth(config)
+    times, found = [], []
+    for index in range(len(truth)):
+        requests, _, behind = simulate(truth.population, truth.latent, truth.seed, truth.events, index)
+        times.append(requests.times)
+        found.append(reward(truth.responses(behind.moment, requests.candidates), weights))
+    return np.concatenate(found)[np.argsort(np.concatenate(times), kind="stable")]
+
+
 def slate_value(laws: Responses, weights: Mapping[str, float]) -> np.ndarray:
     """(R,) expected reward of whole slates, whose laws are given in their order: sum_k P(still there at k) reward_k."""
     stays = np.cumprod(1 - laws.leave, axis=1)
@@ -115,4 +130,14 @@ def policy_value(
     return value
 
 
-__all__ = ["SLATE", "Truth", "open_truth", "p_true", "policy_value", "reward", "slate_value", "top_value"]
+__all__ = [
+    "SLATE",
+    "Truth",
+    "open_truth",
+    "p_true",
+    "policy_value",
+    "reward",
+    "slate_value",
+    "top_rewards",
+    "top_value",
+]

@@ -12,15 +12,19 @@ from torch import nn
 
 from recsysml.engine import seeds
 from recsysml.engine.device import Machine
+from recsysml.engine.distributed import World
 from recsysml.engine.loader import Batch
 
 logger = logging.getLogger("recsysml")
 
 
 def compile_loss(
-    function: Callable[..., Any], model: nn.Module, example: Batch, machine: Machine
+    function: Callable[..., Any], forward: nn.Module, example: Batch, machine: Machine, world: World
 ) -> Callable[..., Any]:
     """`function(*batch) -> (loss, values)` compiled for batches shaped like `example`; itself if that fails.
+
+    forward: the model inside, as `world` wrapped it. Every process calls this, and where it fails in one of them all go
+    on without: gradients are not averaged here, so that none waits for a process that has given up.
 
     One forward and backward pass on `example` pays for the compilation here, outside every measurement; random states
     and gradients are left as they were. `dynamic=False`: with dynamic shapes a second batch shape compiles the first
@@ -30,17 +34,21 @@ def compile_loss(
     compiled = torch.compile(function, dynamic=False)
     before = seeds.state()
     started = time.perf_counter()
+    failure = None
     try:
-        with machine.autocast():
+        with machine.autocast(), world.no_sync(forward):
             loss, _ = compiled(*example)
         loss.backward()
         machine.synchronize()
     except Exception as error:  # any stage of the compiler may fail: no C++ compiler, an unsupported operation, ...
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        logger.warning("torch.compile does not work here, going on without: %s: %s", type(error).__name__, reason)
-        return function
+        failure = f"{type(error).__name__}: {reason}"
     finally:
-        model.zero_grad(set_to_none=True)
+        forward.zero_grad(set_to_none=True)
         seeds.restore(before)
+    failures = [each for each in world.gather(failure) if each is not None]
+    if failures:
+        logger.warning("torch.compile does not work here, going on without: %s", failures[0])
+        return function
     logger.info("compiled in %.1f s", time.perf_counter() - started)
     return compiled

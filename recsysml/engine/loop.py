@@ -109,7 +109,7 @@ def fit(
             average.restore(saved["average"])
         if len(saved["random"]) != world.size:
             logger.warning(
-                "%s processes go on with a run of %s: its numbers will not be those of an uninterrupted one",
+                "processes: %s now, %s before; the run's numbers will not be those of an uninterrupted one",
                 *(world.size, len(saved["random"])),
             )
         seeds.restore(saved["random"][world.rank % len(saved["random"])])
@@ -122,7 +122,7 @@ def fit(
     compute, first = step_loss, done
     if config.compile and done < config.max_steps:
         example = tuple(tensor.to(machine.device) for tensor in _cut(batches[done], config.grad_accum)[0])
-        compute = compile_loss(step_loss, model, example, machine)
+        compute = compile_loss(step_loss, forward, example, machine, world)
     compiled = compute is not step_loss
 
     def rate_at(step: int) -> float:
@@ -192,6 +192,8 @@ def fit(
         model.train()
         if resume is None:
             save(0, evaluate(0))
+        if world.any(stop.requested):
+            raise Interrupted(f"stopped before step {done + 1} of {config.max_steps}; the checkpoint is saved")
 
         meter.start()
         for batch in ahead:

@@ -10,7 +10,13 @@ KINDS = {
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
     "value": "recsysml.evals.value:evaluate_checkpoint",
+    "policy": "recsysml.evals.policy:evaluate_checkpoint",
+    "ads": "recsysml.evals.ads:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }
-CHECKS = {"contamination": "recsysml.evals.contamination:check", "rag": "recsysml.evals.rag:check"}
+CHECKS = {
+    "language": "recsysml.evals.splits:check",
+    "contamination": "recsysml.evals.contamination:check",
+    "rag": "recsysml.evals.rag:check",
+}

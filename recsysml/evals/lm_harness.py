@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 from collections import defaultdict
@@ -30,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
 from recsysml.data import heldout, task_files
-from recsysml.engine import device, opening, score_cache, seeds
+from recsysml.engine import asking, device, opening, score_cache, seeds
 from recsysml.engine.answering import Answerer
 from recsysml.errors import ConfigError, DataError
 from recsysml.examples import question_id
@@ -117,7 +116,7 @@ def load(
     for spec in specs:
         spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
     found: dict[str, Any] = {"tasks": {}, "groups": {}}
-    with _one_line(names):
+    with _one_line(names, hub=bool(theirs or plain)):
         if specs or plain:
             manager = TaskManager(
                 include_defaults=False, include_path=[str(path) for path in task_files.folders(task_folder)]
@@ -143,9 +142,8 @@ def _locate(name: str, file: task_files.TaskFile, theirs: list[str]) -> task_fil
     """Local files; where ours are missing and the hub can be reached, the harness's own task takes their place."""
     try:
         return task_files.locate(name, file)
-    except DataError:
-        if not (file.own and task_files.hub_reachable()):
-            raise
+    except task_files.Missing as missing:
+        task_files.check_hub_instead(name, file, missing)
         theirs.append(name)
         return None
 
@@ -158,14 +156,15 @@ def _catalogue(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _one_line(names: Sequence[str]) -> Iterator[None]:
+def _one_line(names: Sequence[str], *, hub: bool) -> Iterator[None]:
+    """hub: whether one of the tasks may have to be fetched."""
     try:
         yield
     except (ConfigError, DataError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        hint = "" if task_files.hub_reachable() else "; the Hugging Face hub cannot be reached"
+        hint = "" if not hub or task_files.hub_reachable() else "; the Hugging Face hub cannot be reached"
         raise DataError(f"tasks={','.join(names)}: cannot be loaded: {type(error).__name__}: {text}{hint}") from error
 
 
@@ -190,7 +189,7 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     grouped: dict[str, dict[str, Any]] = {}
     for name, task in tasks.tasks.items():
         task.set_fewshot_seed(_FEWSHOT_SEED)  # here: asked twice, a task shows the same examples
-        _build(name, task, limit)
+        asking.build(name, task, limit)
         hashes[name] = score_cache.request_hash([[r.request_type, *r.args] for r in task.instances])
         ask(lm, task)
         found = collect(name, task, limit)
@@ -204,19 +203,6 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     for name, group in tasks.groups.items():
         metrics += task_scores.of_group(name, group.aggregate(grouped))
     return Judged(metrics, hashes, sizes)
-
-
-def _build(name: str, task: Task, limit: int | None) -> None:
-    """What the task asks. Raises DataError where it has fewer solved examples than `num_fewshot` wants."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own for every task
-            task.build_all_requests(limit=limit)
-    except ValueError as error:
-        wanted = task.get_config("num_fewshot") or 0
-        there = len(list(task.fewshot_docs()))
-        if wanted < max(1, there):
-            raise
-        raise DataError(f"num_fewshot={wanted}: {name} has {there} examples, a question itself included") from error
 
 
 def ask(lm: Any, task: Task) -> None:

@@ -86,6 +86,8 @@ def baselines(
     """Each simple method, fitted task by task on the rows that are learnt from: split -> name -> what it got."""
     learnt = table.fitted
     found: dict[str, dict[str, Judged]] = {split: {} for split in splits}
+    if names:
+        logger.info("fitting what the model is compared with (%s) and judging it", ", ".join(names))
     with progress("fitting baselines", len(names) * len(tasks)) as advance:
         for name in names:
             features = {

@@ -137,6 +137,8 @@ def baselines(
     """
     events = training(data)
     found: dict[str, dict[str, Judged]] = {split: {} for split in asked}
+    if names:
+        logger.info("fitting what the model is compared with (%s) and judging it", ", ".join(names))
     for name in names:
         if name == "recent_popularity" and not data.timed:
             logger.warning("baseline %s is left out: %s has no times", name, data.name)

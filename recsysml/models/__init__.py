@@ -15,4 +15,6 @@ KINDS = {
     "multi_stage": "recsysml.models.multi_stage:MultiStage",
     "mtml": "recsysml.models.mtml:MTML",
     "value_model": "recsysml.models.value_model:ValueModel",
+    "policy_ranker": "recsysml.models.policy_ranker:PolicyRanker",
+    "ad_placement": "recsysml.models.ad_placement:AdPlacement",
 }

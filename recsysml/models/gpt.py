@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from recsysml.errors import ConfigError
 from recsysml.losses import softmax
 from recsysml.models.init_from import stored_dimensions
-from recsysml.nn.attention import CausalSelfAttention, KVCache
+from recsysml.nn.attention import CausalSelfAttention, KVCache, Packing
 from recsysml.nn.block import Block
 from recsysml.nn.mlp import make_mlp
 from recsysml.nn.moe import MoE
@@ -153,13 +153,23 @@ class GPT(nn.Module):
         """(B, T), (B, T) -> (B, T) fp32: nats each target costs, 0 where it is -100."""
         return softmax.token_losses(self.logits(tokens), targets)
 
-    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, C) after the last norm of rows in which several sequences share a beginning.
+    def packed(
+        self,
+        tokens: Tensor,
+        real: Tensor,
+        wanted: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (U, C) after the last norm, from rows (B, T) in which several sequences may share a beginning.
 
-        positions: (B, T), where each token stands in its own sequence, below `context_length` (T may be more).
-        mask: (B, 1, T, T), 0 where a token may look and -inf elsewhere. Without both, ordinary rows.
+        real: (N,), which of the B * T places hold tokens; nothing is computed at the others. wanted: (U,), which of
+        the N the result is asked for. positions: (B, T), where each token stands in its own sequence, below
+        `context_length` (T may be more). mask: (B, 1, T, T), 0 where a token may look and -inf elsewhere. Without
+        both, ordinary rows with padding on the right.
         """
-        return self._hidden(tokens, positions=positions, mask=mask)[0]
+        packing = Packing((tokens.shape[0], tokens.shape[1]), real)
+        return self._hidden(tokens, positions=positions, mask=mask, packing=packing, wanted=wanted)[0][0]
 
     def new_cache(self, batch: int = 1) -> KVCache:
         """An empty cache for `batch` sequences of up to `context_length` tokens."""
@@ -172,8 +182,13 @@ class GPT(nn.Module):
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        packing: Packing | None = None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T) -> (B, T, C) after the last norm, and the sum of the routers' losses."""
+        """(B, T) -> (B, T, C) after the last norm, and the sum of the routers' losses.
+
+        With `packing`, (1, U, C) of the `wanted` tokens: the last layer computes no others.
+        """
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
         if positions is None and end > self.context_length:
@@ -189,13 +204,17 @@ class GPT(nn.Module):
             rope = (self.rope_cos[start:end], self.rope_sin[start:end])  # (T, D/2) each
             if positions is not None:
                 rope = (self.rope_cos[positions].unsqueeze(1), self.rope_sin[positions].unsqueeze(1))  # (B, 1, T, D/2)
+        if packing is not None:
+            x = packing.gather(x)
         x = F.dropout(x, self.config.dropout, self.training)
         auxiliary = None
         for layer, block in enumerate(self.blocks):
+            if packing is not None and layer == self.n_layers - 1:
+                packing = packing._replace(wanted=wanted)
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
                 x, extra = checkpoint(block, x, rope, use_reentrant=False)
             else:
-                x, extra = block(x, rope, cache, layer, mask)
+                x, extra = block(x, rope, cache, layer, mask, packing)
             if extra is not None:
                 auxiliary = extra if auxiliary is None else auxiliary + extra
         if cache is not None:

@@ -32,16 +32,29 @@ class HFModel(nn.Module):
         # tokenizers without a limit say 1e30
         limits += [longest if longest is not None and longest < 1e6 else None, _DEFAULT_LENGTH]
         self.context_length = int(next(limit for limit in limits if limit))
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.head_apart = True
         self.shares = True
         self._try_out()
 
-    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, T) -> hidden states (B, T, C); logits (B, T, V) where the head cannot be applied apart."""
+    def packed(
+        self,
+        tokens: Tensor,
+        real: Tensor,
+        wanted: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (B, T), places of their tokens (N,), those of the N that are asked for (U,) -> hidden states (U, C).
+
+        Logits (U, V) where the head cannot be applied apart.
+        """
         extra = {} if positions is None else {"position_ids": positions, "attention_mask": mask}
-        if not self.head_apart:
-            return self.model(input_ids=tokens, use_cache=False, **extra).logits
-        return self.model.base_model(input_ids=tokens, use_cache=False, **extra).last_hidden_state
+        if self.head_apart:
+            hidden = self.model.base_model(input_ids=tokens, use_cache=False, **extra).last_hidden_state
+        else:
+            hidden = self.model(input_ids=tokens, use_cache=False, **extra).logits
+        return hidden.flatten(0, 1)[real[wanted]]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """(..., C) -> logits (..., V) fp32."""
@@ -65,16 +78,19 @@ class HFModel(nn.Module):
     def _try_out(self) -> None:
         """Look whether the two short cuts give what whole rows of the model itself give."""
         generator = torch.Generator().manual_seed(0)
-        vocab_size = self.model.get_input_embeddings().num_embeddings
-        start, one, two = (torch.randint(vocab_size, (n,), generator=generator) for n in (6, 3, 4))
+        start, one, two = (torch.randint(self.vocab_size, (n,), generator=generator) for n in (6, 3, 4))
         whole = [self.model(input_ids=torch.cat((start, end))[None]).logits[0] for end in (one, two)]
-        self.head_apart = _works(lambda: self.unembed(self.packed(torch.cat((start, one))[None]))[0], whole[0])
+        places = torch.arange(13)
+        plain = (torch.cat((start, one))[None], places[:9], places[:9])
+        self.head_apart = _works(lambda: self.unembed(self.packed(*plain)), whole[0])
         row = torch.cat((start, one, two))[None]
         positions = torch.tensor([[*range(9), *range(6, 10)]])
         mask = torch.full((13, 13), -torch.inf).triu(1)
         mask[9:, 6:9] = -torch.inf
         expected = torch.cat((whole[0], whole[1][6:]))
-        self.shares = _works(lambda: self.unembed(self.packed(row, positions, mask[None, None]))[0], expected)
+        self.shares = _works(
+            lambda: self.unembed(self.packed(row, places, places, positions, mask[None, None])), expected
+        )
 
 
 def _works(attempt: Any, expected: Tensor) -> bool:
@@ -101,9 +117,10 @@ class HFTokenizer:
 
     def encode(self, text: str, special: bool | None = None) -> list[int]:
         """special: whether tokens such as beginning-of-text are put before it; None is the tokenizer's own way."""
+        # what is longer than the context is cut by who asks: not verbose, or transformers warns of it
         if special is None and not text.startswith(self._prefix_text):
-            return self.tokenizer.encode(text)
-        return self.tokenizer.encode(text, add_special_tokens=bool(special))
+            return self.tokenizer.encode(text, verbose=False)
+        return self.tokenizer.encode(text, add_special_tokens=bool(special), verbose=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

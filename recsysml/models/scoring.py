@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# places that wait for the head: a product with few rows spends its time on reading the head's weights
+_PLACES_AT_ONCE = 1024
 # numbers of the logits formed at once (256 MiB), and of those that are looked at together on a CPU (4 MiB)
 _LOGITS_AT_ONCE = 1 << 26
 _ROWS_IN_CACHE = 1 << 20
@@ -31,9 +33,17 @@ class Scorable(Protocol):
     """A causal model as far as scoring must know it."""
 
     context_length: int
+    vocab_size: int
 
-    def packed(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, T) -> hidden states (B, T, C)."""
+    def packed(
+        self,
+        tokens: Tensor,
+        real: Tensor,
+        wanted: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (B, T), places of their tokens (N,), those of the N that are asked for (U,) -> hidden states (U, C)."""
         ...
 
     def unembed(self, hidden: Tensor) -> Tensor:
@@ -90,25 +100,54 @@ def log_likelihoods(
     greedy = np.ones(len(requests), dtype=bool)
     rows = sorted(_rows(requests, model.context_length, share), key=lambda row: -len(row.tokens))
 
-    def score(batch: list[_Row]) -> None:
+    waiting: list[_Places] = []
+
+    def run(batch: list[_Row]) -> None:
         try:
             with autocast():
-                found, equal = _score_batch(model, batch, device)
+                waiting.append(_run(model, batch, device))
         except torch.OutOfMemoryError:
             if batch_size is not None or len(batch) == 1:
                 raise
             half = len(batch) // 2
-            score(batch[:half])
-            score(batch[half:])
-            return
-        owners = np.concatenate([row.requests for row in batch])
-        np.add.at(nats, owners, found)
-        np.logical_and.at(greedy, owners, equal)
-        done(len(np.unique(owners)))
+            run(batch[:half])
+            run(batch[half:])
+
+    def read() -> None:
+        places = _together(waiting)
+        waiting.clear()
+        with autocast():
+            found, equal = _of_targets(model, places)
+        np.add.at(nats, places.owners, found)
+        np.logical_and.at(greedy, places.owners, equal)
+        done(len(np.unique(places.owners)))
 
     for batch in _batches(rows, batch_size, _AUTO_TOKENS.get(device.type, 1024)):
-        score(batch)
+        run(batch)
+        if sum(len(places.hidden) for places in waiting) >= _PLACES_AT_ONCE:
+            read()
+    if waiting:
+        read()
     return [LogLikelihood(float(value), bool(flag)) for value, flag in zip(nats, greedy, strict=True)]
+
+
+class _Places(NamedTuple):
+    """Where something is predicted: target n at place `inverse[n]`, for the request `owners[n]`."""
+
+    hidden: Tensor  # (U, C)
+    inverse: np.ndarray  # (N,)
+    targets: np.ndarray  # (N,)
+    owners: np.ndarray  # (N,)
+
+
+def _together(waiting: list[_Places]) -> _Places:
+    starts = np.cumsum([0, *(len(places.hidden) for places in waiting[:-1])])
+    return _Places(
+        torch.cat([places.hidden for places in waiting]),
+        np.concatenate([places.inverse + start for places, start in zip(waiting, starts, strict=True)]),
+        np.concatenate([places.targets for places in waiting]),
+        np.concatenate([places.owners for places in waiting]),
+    )
 
 
 @dataclass(frozen=True)
@@ -176,25 +215,30 @@ def _batches(rows: list[_Row], batch_size: int | None, tokens: int) -> Iterator[
         start += size
 
 
-def _score_batch(model: Scorable, rows: list[_Row], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) nats and (N,) whether it was the likeliest, of every target of every row, in order."""
-    length = len(rows[0].tokens)
-    shape = (len(rows), length)
+def _run(model: Scorable, rows: list[_Row], device: torch.device) -> _Places:
+    """Put rows through the layers, longest first."""
+    lengths = np.array([len(row.tokens) for row in rows])
+    shape = (len(rows), lengths[0])
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    ends = np.tile(np.arange(1, length + 1), (len(rows), 1))  # padding sees itself alone
+    ends = np.tile(np.arange(1, shape[1] + 1), (len(rows), 1))  # padding sees itself alone
     for i, row in enumerate(rows):
-        n = len(row.tokens)
+        n = lengths[i]
         tokens[i, :n], positions[i, :n], ends[i, :n] = row.tokens, row.positions, row.ends
-    inputs = torch.from_numpy(tokens).to(device)
+    real = np.flatnonzero(np.arange(shape[1]) < lengths[:, None])  # (N,)
+    starts = np.cumsum(lengths) - lengths
+    # answers share the token before their first one
+    wanted, inverse = np.unique(
+        np.concatenate([row.sources + start for row, start in zip(rows, starts, strict=True)]), return_inverse=True
+    )
+    inputs, places, asked = (torch.from_numpy(array).to(device) for array in (tokens, real, wanted))
     if all((row.ends == len(row.tokens)).all() for row in rows):
-        hidden = model.packed(inputs)  # no row branches: the causal mask does, with padding on the right
+        # no row branches: the causal mask does, with padding on the right
+        hidden = model.packed(inputs, places, asked)
     else:
         mask = _mask(torch.from_numpy(ends).to(device))
-        hidden = model.packed(inputs, torch.from_numpy(positions).to(device), mask)
-    flat = np.concatenate([row.sources + i * length for i, row in enumerate(rows)])
-    sources, inverse = np.unique(flat, return_inverse=True)  # answers share the token before their first one
-    targets = torch.from_numpy(np.concatenate([row.targets for row in rows])).to(device)
-    return _of_targets(model, hidden.flatten(0, 1)[torch.from_numpy(sources).to(device)], inverse, targets)
+        hidden = model.packed(inputs, places, asked, torch.from_numpy(positions).to(device), mask)
+    targets, owners = (np.concatenate(parts) for parts in zip(*((r.targets, r.requests) for r in rows), strict=True))
+    return _Places(hidden, inverse, targets, owners)
 
 
 def _mask(ends: Tensor) -> Tensor:
@@ -204,21 +248,22 @@ def _mask(ends: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=ends.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
 
 
-def _of_targets(model: Scorable, hidden: Tensor, inverse: np.ndarray, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """hidden (U, C) at the places that predict; target n is predicted at place inverse[n]."""
+def _of_targets(model: Scorable, places: _Places) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) nats and (N,) whether it was the likeliest, of every target."""
+    hidden, inverse, targets, _ = places
     order = np.argsort(inverse, kind="stable")
     nats, greedy = np.empty(len(inverse)), np.empty(len(inverse), dtype=bool)
-    step, start = 1, 0
-    while start < len(hidden):
+    # as few pieces of one size as the memory for logits allows
+    pieces = -(-len(hidden) * model.vocab_size // _LOGITS_AT_ONCE)
+    step = -(-len(hidden) // pieces)
+    for start in range(0, len(hidden), step):
         logits = model.unembed(hidden[start : start + step]).float()  # (S, V)
         low, high = np.searchsorted(inverse[order], (start, start + len(logits)))
         chosen = order[low:high]
-        place = torch.from_numpy(inverse[chosen] - start).to(logits.device)
-        value, likeliest = _read(logits, place, targets[torch.from_numpy(chosen).to(logits.device)])
+        place, wanted = (torch.from_numpy(x[chosen]).to(logits.device) for x in (inverse - start, targets))
+        value, likeliest = _read(logits, place, wanted)
         nats[chosen] = value.double().cpu().numpy()
         greedy[chosen] = likeliest.cpu().numpy()
-        start += len(logits)
-        step = max(1, _LOGITS_AT_ONCE // logits.shape[1])
     return nats, greedy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,31 @@ class KVCache:
         held[0][:, :, self.length : end] = k
         held[1][:, :, self.length : end] = v
         return held[0][:, :, :end], held[1][:, :, :end]
+
+
+class Packing(NamedTuple):
+    """Rows (B, T) of different lengths without their padding: a layer is given (1, N, C), its N tokens in order.
+
+    Only attention needs to know rows; everything else then computes nothing that is thrown away.
+    """
+
+    shape: tuple[int, int]  # (B, T)
+    cells: Tensor  # (N,) int64: which of the B * T places hold tokens
+    wanted: Tensor | None = None  # (U,) int64: which of the N tokens the layer is asked for; None is all of them
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(1, N, C) -> (B, T, C), zero where no token is."""
+        padded = x.new_zeros(self.shape[0] * self.shape[1], x.shape[2])
+        return padded.index_copy(0, self.cells, x[0]).view(*self.shape, x.shape[2])
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (1, U, C), of the tokens that are asked for."""
+        cells = self.cells if self.wanted is None else self.cells[self.wanted]
+        return x.flatten(0, 1)[cells].unsqueeze(0)
+
+    def keep(self, x: Tensor) -> Tensor:
+        """(1, N, C) -> (1, U, C)."""
+        return x if self.wanted is None else x[:, self.wanted]
 
 
 class CausalSelfAttention(nn.Module):
@@ -82,15 +108,20 @@ class CausalSelfAttention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         mask: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """x (B, T, C) -> (B, T, C). `rope` holds the tables' T rows of these positions; `cache` those before them.
 
-        `mask` (B, 1, T, T), 0 where a query may look and -inf elsewhere, stands in for the causal one.
+        `mask` (B, 1, T, T), 0 where a query may look and -inf elsewhere, stands in for the causal one. With `packing`,
+        x is (1, N, C) and the result (1, U, C).
         """
-        batch, length, width = x.shape
-        q = self.query(x).view(batch, length, self.n_heads, self.head_width).transpose(1, 2)  # (B, H, T, D)
-        k = self.key(x).view(batch, length, self.n_kv_heads, self.head_width).transpose(1, 2)  # (B, Hkv, T, D)
-        v = self.value(x).view(batch, length, self.n_kv_heads, self.head_width).transpose(1, 2)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if packing is not None:
+            q, k, v = packing.spread(q), packing.spread(k), packing.spread(v)
+        batch, length, width = q.shape
+        q = q.view(batch, length, self.n_heads, self.head_width).transpose(1, 2)  # (B, H, T, D)
+        k = k.view(batch, length, self.n_kv_heads, self.head_width).transpose(1, 2)  # (B, Hkv, T, D)
+        v = v.view(batch, length, self.n_kv_heads, self.head_width).transpose(1, 2)
         if self.query_norm is not None and self.key_norm is not None:
             # in the weights' precision: under autocast q is bf16 and RMSNorm has no fused form for the mixture
             q = self.query_norm(q.to(self.query_norm.weight.dtype))
@@ -101,7 +132,8 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         y = attend(q, k, v, self.backend, self.dropout if self.training else 0.0, mask)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        y = y.transpose(1, 2).reshape(batch, length, width)
+        return self.out(y if packing is None else packing.gather(y))
 
 
 def attend(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsysml.nn.attention import CausalSelfAttention, KVCache
+from recsysml.nn.attention import CausalSelfAttention, KVCache, Packing
 from recsysml.nn.moe import MoE
 from recsysml.nn.norm import make_norm
 
@@ -30,10 +30,14 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         mask: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, T, C) -> (B, T, C), and the router's auxiliary loss (a scalar; None without a mixture of experts)."""
-        attended = self.attention(self.attention_norm(x), rope, cache, layer, mask)
-        x = x + F.dropout(attended, self.dropout, self.training)
+        """x (B, T, C) -> (B, T, C), and the router's auxiliary loss (a scalar; None without a mixture of experts).
+
+        With `packing`, (1, N, C) -> (1, U, C).
+        """
+        attended = self.attention(self.attention_norm(x), rope, cache, layer, mask, packing)
+        x = (x if packing is None else packing.keep(x)) + F.dropout(attended, self.dropout, self.training)
         if isinstance(self.mlp, MoE):
             y, auxiliary = self.mlp(self.mlp_norm(x))
         else:

@@ -143,6 +143,8 @@ def _metric_cell(name: str, entry: dict[str, Any] | None) -> Cell:
         return Cell("-", (entry or {}).get("error") or "", number=True)
     stderr = entry.get("stderr")
     remark = f"± {stderr:.2g}" if stderr is not None else "no standard error"
+    if entry.get("unreliable"):
+        return Cell(figure(entry["value"]), f"{remark}; {entry['unreliable']}", number=True, kind="doubt")
     if near_baseline(entry):
         word = "chance" if name.startswith("lm/") else "the simplest method"
         return Cell(figure(entry["value"]), f"{remark}, within noise of {word}", number=True, kind="doubt")

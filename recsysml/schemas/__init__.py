@@ -20,6 +20,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "multi_stage": "recsysml.schemas.retrievers:MultiStageConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
+        "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",
+        "ad_placement": "recsysml.schemas.rankers:AdPlacementConfig",
     },
     "data": {
         "python_text": "recsysml.schemas.data:PythonTextConfig",
@@ -31,6 +33,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "world": "recsysml.schemas.data:WorldConfig",
         "kuairand": "recsysml.schemas.impressions:KuaiRandConfig",
         "impressions": "recsysml.schemas.impressions:ImpressionsConfig",
+        "ad_world": "recsysml.schemas.data:AdWorldConfig",
+        "open_bandit": "recsysml.schemas.slates:OpenBanditConfig",
+        "logged_slates": "recsysml.schemas.slates:LoggedSlatesConfig",
     },
     "trainer": {
         "language": "recsysml.schemas.trainers:LanguageTrainerConfig",
@@ -38,6 +43,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
+        "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
+        "ads": "recsysml.schemas.trainers:AdsTrainerConfig",
     },
     "eval": {
         "language": "recsysml.schemas.evals:LanguageEvalConfig",
@@ -45,6 +52,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
+        "policy": "recsysml.schemas.evals:PolicyEvalConfig",
+        "ads": "recsysml.schemas.evals:AdsEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",
         "rag": "recsysml.schemas.evals:RAGEvalConfig",
     },

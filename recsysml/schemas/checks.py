@@ -15,11 +15,15 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def choices_hint(value: str, choices: Sequence[str]) -> str:
+    """`Did you mean: adamw? It is one of adamw, muon.`, or its second half where nothing is near."""
+    near = nearest(value, choices)
+    return (f"Did you mean: {near}? It" if near else "it") + f" is one of {', '.join(choices)}."
+
+
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        near = nearest(value, choices)
-        hint = f"Did you mean: {near}? " if near else ""
-        raise ConfigError(f"{key}={value}: {hint}It is one of {', '.join(choices)}.")
+        raise ConfigError(f"{key}={value}: {choices_hint(value, choices)}")
 
 
 def at_least(key: str, value: float | None, low: float) -> None:

@@ -184,14 +184,17 @@ class Ml1mConfig(_InteractionFields):
 class WorldConfig(_InteractionFields):
     """The simulated world: its truth is known, so that what is learnt can be held against it.
 
-    A retriever learns from its interactions, a ranker from its impressions: all that was shown, with every action.
+    A retriever learns from its interactions, a ranker from its impressions: all that was shown, with every action; a
+    policy from its slates: what could have been shown on top, what was, and the probability of it.
     """
 
-    families: ClassVar[tuple[str, ...]] = ("interactions", "impressions")
+    families: ClassVar[tuple[str, ...]] = ("interactions", "impressions", "slates")
 
     has_friends: ClassVar[bool] = True
     # labels that nobody wants more of
     unwanted: ClassVar[tuple[str, ...]] = ("skip", "leave")
+    # what a policy is paid for, where its model does not say otherwise
+    reward_weights: ClassVar[dict[str, float]] = {"click": 0.5, "long_view": 1.0, "like": 1.0, "share": 2.0}
 
     kind: str = "world"
     name: str = "world"
@@ -214,3 +217,31 @@ class WorldConfig(_InteractionFields):
     def task_types(self) -> dict[str, str]:
         """Label of an impression -> binary or real."""
         return dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")
+
+
+@dataclass
+class AdWorldConfig:
+    """A simulated log of ad decisions whose best policy is known: every session's truth is in closed form."""
+
+    families: ClassVar[tuple[str, ...]] = ("ads",)
+    has_friends: ClassVar[bool] = False
+
+    kind: str = "ad_world"
+    # a label of the YAML: the data set's name in results.json
+    name: str = "ad_world"
+    # the last tenth but two are val, the last two tenths test
+    sessions: int = 150_000
+    # ads to choose from, and places where one of them may stand
+    ads: int = 2
+    places: int = 2
+    # of the world and its log, not of the run
+    seed: int = 1
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        at_least("data.sessions", self.sessions, 100)
+        at_least("data.ads", self.ads, 1)
+        at_least("data.places", self.places, 1)
+        at_least("data.seed", self.seed, 0)
+        if self.places > 3:
+            raise ConfigError(f"data.places={self.places}: there are 3 places at most.")

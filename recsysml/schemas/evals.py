@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import at_least, one_of
+from recsysml.schemas.checks import above, at_least, one_of
 
 
 @dataclass
@@ -108,6 +108,67 @@ class ValueEvalConfig:
         """Raise a ConfigError for a value that cannot work."""
         one_of("eval.split", self.split, ("val", "test"))
         at_least("eval.batch_size", self.batch_size, 1)
+
+
+# whose value is asked for
+POLICIES = ("model", "uniform", "logging", "bts")
+
+
+@dataclass
+class PolicyEvalConfig:
+    """What a policy would have earned, from another policy's log: eight off-policy estimates with their intervals."""
+
+    family: ClassVar[str] = "slates"
+    headline: ClassVar[tuple[str, ...]] = ("test/policy/value", "test/policy/dr")
+
+    kind: str = "policy"
+    # val or test; of a policy that has learnt nothing from the log also all
+    split: str = "test"
+    # model (the checkpoint's), uniform (any candidate), logging (where all of it is logged), or bts: of the Open Bandit
+    # Dataset's log of that name, how often it shows each item in each place
+    policy: str = "model"
+    # the largest weight of clipped_ips; null is the square root of the number of requests
+    clip: float | None = None
+    # parts that requests are dealt to: the reward model of dm, dr, dr_os and switch_dr predicts each from all others
+    folds: int = 5
+    # requests scored at once
+    batch_size: int = 1024
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.policy", self.policy, POLICIES)
+        one_of("eval.split", self.split, ("val", "test", "all"))
+        if self.split == "all" and self.policy == "model":
+            raise ConfigError("eval.split=all: the model has learnt from a part of it; use test or val.")
+        if self.clip is not None:
+            above("eval.clip", self.clip, 0)
+        at_least("eval.folds", self.folds, 2)
+        at_least("eval.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class AdsEvalConfig:
+    """The true value of an ad policy by enumeration, beside the log's, the best one's and off-policy estimates."""
+
+    family: ClassVar[str] = "ads"
+    # gap_closed first: values at two settings of the dial do not compare
+    headline: ClassVar[tuple[str, ...]] = (
+        "test/policy/gap_closed", "test/policy/value", "test/policy/revenue", "test/policy/engagement",
+    )  # fmt: skip
+    # the two that a sweep draws against each other
+    trade_off: ClassVar[tuple[str, str]] = ("test/policy/engagement", "test/policy/revenue")
+
+    kind: str = "ads"
+    # val or test
+    split: str = "test"
+    # settings of the dial between which the curve of revenue against engagement is drawn
+    dials: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0])
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        for dial in self.dials:
+            at_least("eval.dials", dial, 0)
 
 
 @dataclass

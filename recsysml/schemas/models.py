@@ -75,6 +75,11 @@ class GPTConfig:
         own = {name: getattr(self, name) for name in DIMENSIONS}
         return {k: n if own[k] is None else own[k] for k, n in zip(DIMENSIONS, SIZES[size], strict=True)}
 
+    @property
+    def size_decides(self) -> bool:
+        """Whether `size` sets a dimension; numbers of their own, or the weights to start from, may set them all."""
+        return self.init_from is None and None in (getattr(self, name) for name in DIMENSIONS)
+
     def validate(self) -> None:
         """Raises ConfigError, saying the mend, for what no model can be. Needs no torch."""
         for field, choices in CHOICES.items():

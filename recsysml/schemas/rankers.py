@@ -171,3 +171,41 @@ class ValueModelConfig:
                     raise ConfigError(f"{key}: {name} is no task here. {hint}There are {', '.join(types)}.")
                 if types[name] != "binary":
                     raise ConfigError(f"{key}: {name} is no binary label, so it has no probability.")
+
+
+AD_METHODS = ("blending", "engagement_loss", "bandit", "decomposed", "reinforce")
+
+
+@dataclass
+class AdPlacementConfig:
+    """Whether to show an ad, which and where: revenue now against the user's time, weighed by a dial.
+
+    What an action is worth is its revenue + dial x minute_value x its minutes of engagement.
+    """
+
+    accepts: ClassVar[str] = "ads"
+    trainers: ClassVar[tuple[str, ...]] = ("ads",)
+
+    kind: str = "ad_placement"
+    # a label of the YAML: the model's name in results.json
+    name: str = "ad_placement"
+    # blending (the ad that earns most against all the time that the session would take without it), engagement_loss
+    # (that ad, where it earns more than the time that it costs), bandit (the action worth most), decomposed (the same
+    # with the ad system's own estimate of revenue) or reinforce (a policy, learnt as it is)
+    method: str = "bandit"
+    # what the user's time counts beside revenue: 0 is revenue alone
+    dial: float = 1.0
+    # revenue that a minute of engagement is worth
+    minute_value: float = 1.0
+    # 0 does what is best; above it, actions are drawn by a softmax of their worth / temperature, which explores
+    temperature: float = 0.0
+    # widths inside the network
+    widths: list[int] = field(default_factory=lambda: [64, 64])
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("model.method", self.method, AD_METHODS)
+        for name in ("dial", "minute_value", "temperature"):
+            at_least(f"model.{name}", getattr(self, name), 0)
+        for width in self.widths:
+            at_least("model.widths", width, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import at_least, nearest, one_of
+from recsysml.schemas.checks import at_least, choices_hint, one_of
 
 # far above it the thread pool cannot be made, and the process dies without a word
 MAX_THREADS = 1024
@@ -69,9 +69,9 @@ class RunConfig:
     def validate(self) -> None:
         """Raise a ConfigError for a value of the root that cannot work."""
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
-            near = "cuda" if "gpu" in self.device else nearest(self.device, ("auto", "cpu", "cuda", "mps"))
-            hint = f"Did you mean: {near}? " if near else ""
-            raise ConfigError(f"device={self.device}: {hint}It is one of auto, cpu, cuda, cuda:N, mps.")
+            choices = ("auto", "cpu", "cuda", "cuda:N", "mps")
+            asked = "cuda" if "gpu" in self.device else self.device
+            raise ConfigError(f"device={self.device}: {choices_hint(asked, choices)}")
         one_of("progress", self.progress, ("auto", "always", "never"))
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: it must be between 0 and 2**32 - 1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -216,6 +217,74 @@ class ValueTrainerConfig:
         at_least("trainer.max_steps", self.max_steps, 1)
 
 
+# the first four learn from the log as it is, the others from a snapshot of the policy
+POLICY_LOSSES = ("ips", "snips", "ips_baseline", "dr", "grpo", "ecpo", "gbpo", "cispo")
+
+
+@dataclass
+class PolicyTrainerConfig(_LoopFields):
+    """A ranker that is trained to earn: log loss of what was shown plus a policy loss over the whole slate."""
+
+    family: ClassVar[str] = "slates"
+
+    kind: str = "policy"
+    # slates in one optimiser step
+    batch_size: int = 512
+    max_steps: int = 600
+    warmup_steps: int = 0
+    eval_every: int = 50
+    checkpoint_every: int = 300
+    lr: float = 3e-3
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    compile: bool = False
+    # none (the supervised ranker alone), ips, snips, ips_baseline, dr, grpo, ecpo, gbpo or cispo
+    policy_loss: str = "dr"
+    # total loss = log loss + policy_weight x policy loss, both means
+    policy_weight: float = 1.0
+    # the largest importance weight; 0 is none
+    max_weight: float = 3.0
+    # of grpo, ecpo and cispo: how far a ratio may go; of ecpo: how much further where it is clipped early
+    eps: float = 0.2
+    delta: float = 0.1
+    # steps after which grpo, ecpo, gbpo and cispo look back at a new snapshot of the policy
+    refresh_every: int = 50
+    # weight of KL(policy || anchor), exact over the slate; anchor: supervised or logging (where all of it is logged)
+    kl_weight: float = 0.0
+    anchor: str = "supervised"
+    # steps of the supervised ranker, which every policy starts from, and learning rates, the best on val being kept
+    supervised_steps: int = 600
+    supervised_lrs: list[float] = field(default_factory=lambda: [1e-2, 3e-2, 1e-1])
+    # what the supervised ranker and the reward model learn from: all places of a slate that were seen, or the top
+    places: str = "all"
+    # the reward model: widths of hidden layers, steps, and parts that requests are dealt to (each predicted by others)
+    reward_model_hidden: list[int] = field(default_factory=lambda: [64])
+    reward_model_steps: int = 400
+    folds: int = 2
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("trainer.policy_loss", self.policy_loss, ("none", *POLICY_LOSSES))
+        one_of("trainer.anchor", self.anchor, ("supervised", "logging"))
+        one_of("trainer.places", self.places, ("all", "top"))
+        for name in ("policy_weight", "max_weight", "kl_weight", "delta"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+        for name in ("refresh_every", "supervised_steps", "reward_model_steps"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
+        above("trainer.eps", self.eps, 0)
+        at_least("trainer.folds", self.folds, 2)
+        if not self.supervised_lrs:
+            raise ConfigError("trainer.supervised_lrs is empty: give one or more learning rates, such as [1e-2].")
+        for lr in self.supervised_lrs:
+            above("trainer.supervised_lrs", lr, 0)
+        for width in self.reward_model_hidden:
+            at_least("trainer.reward_model_hidden", width, 1)
+        if self.compile and self.policy_loss in POLICY_LOSSES[4:]:
+            raise ConfigError(
+                f"trainer.policy_loss={self.policy_loss} looks back at a snapshot: it needs trainer.compile=false."
+            )
+
+
 @dataclass
 class FitTrainerConfig:
     """Models that are computed from counts in one go."""
@@ -226,3 +295,34 @@ class FitTrainerConfig:
 
     def validate(self) -> None:
         """Nothing to choose, nothing to refuse."""
+
+
+@dataclass
+class AdsTrainerConfig(_LoopFields):
+    """Learning where to place ads from a log of decisions: the outcomes of every action, or a policy as it is."""
+
+    family: ClassVar[str] = "ads"
+
+    kind: str = "ads"
+    # how outcomes are learnt, by all methods but reinforce: direct (from the sessions in which the action was taken),
+    # ipw (each weighing 1 / its propensity) or dr (every action of every session, from doubly robust outcomes)
+    learning: str = "dr"
+    # parts of the log: what doubly robust outcomes need of a part is learnt from the others
+    folds: int = 2
+    # of reinforce: what is taken from the reward: none, mean, or value (what is expected of the session, learnt)
+    baseline: str = "value"
+    # of reinforce: whether a session weighs pi / its propensity, so that the log may be another policy's
+    importance_weights: bool = True
+    # the largest such weight; 0 is none
+    max_weight: float = 20.0
+    # added to every reward that is learnt from: the best policy stays the same, and so should what is learnt
+    reward_shift: float = 0.0
+
+    def validate(self) -> None:
+        super().validate()
+        one_of("trainer.learning", self.learning, ("direct", "ipw", "dr"))
+        one_of("trainer.baseline", self.baseline, ("none", "mean", "value"))
+        at_least("trainer.folds", self.folds, 2)
+        at_least("trainer.max_weight", self.max_weight, 0)
+        if not math.isfinite(self.reward_shift):
+            raise ConfigError(f"trainer.reward_shift={self.reward_shift}: it must be a number.")

@@ -6,4 +6,6 @@ KINDS = {
     "retrieval": "recsysml.trainers.retrieval:train",
     "ranking": "recsysml.trainers.ranking:train",
     "value": "recsysml.trainers.value:train",
+    "policy": "recsysml.trainers.policy:train",
+    "ads": "recsysml.trainers.ads:train",
 }

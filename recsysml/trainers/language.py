@@ -127,6 +127,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
     model.eval()
     scored: list[str] = [name for name in ("val", "test") if name in data.splits]
+    if world.main:
+        logger.info("judging %s whole with the best weights", " and ".join(scored))
     scores = {name: _score(model, data, name, config, machine, world) for name in scored}
     if world.main:
         _report(run, scores, data, fitted)

@@ -63,7 +63,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         run.set_environment(machine.describe())
         run.save()
         logger.info(
-            "%s: %s parameters on %s, %s, %s threads; %s impressions of %s to learn from, tasks %s",
+            "%s: %s parameters on %s, %s, threads: %s; %s impressions of %s to learn from, tasks %s",
             *(config.model.name, f"{parameters:,}", device.device_name(machine.device), machine.precision),
             *(torch.get_num_threads(), f"{learnt[1] - learnt[0]:,}", table.name, ", ".join(model.tasks)),
         )

@@ -78,6 +78,7 @@ def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
     """The project's model, optimiser, precision, determinism and compilation, with the trainer's defaults."""
     from recsysml.engine import device, optim
     from recsysml.engine.compiling import compile_loss
+    from recsysml.engine.distributed import World
     from recsysml.models.gpt import GPT
     from recsysml.schemas.models import GPTConfig
     from recsysml.schemas.trainers import LanguageTrainerConfig
@@ -103,7 +104,7 @@ def ours(vocab_size: int, settings: dict[str, str]) -> Callable[[int], float]:
     def loss(tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return model(tokens, targets, loss_chunk=trainer.loss_chunk).loss, {}
 
-    compute = compile_loss(loss, model, batches(vocab_size)[0], machine) if trainer.compile else loss
+    compute = compile_loss(loss, model, batches(vocab_size)[0], machine, World()) if trainer.compile else loss
 
     def cast(tokens: Tensor, targets: Tensor) -> Tensor:
         with machine.autocast():

@@ -58,7 +58,7 @@ def test_a_users_task_replaces_ours(folder):
 def test_data_files_are_found_beside_the_yaml_and_under_the_data_folder(folder, tmp_path, monkeypatch):
     (folder / "mine.yaml").write_text(LOCAL + SPLITS)
     file = task_files.index(str(folder))["mine"]
-    with pytest.raises(DataError, match=r"tasks=mine: its questions, rows.jsonl, are neither beside mine.yaml"):
+    with pytest.raises(DataError, match=r"tasks=mine: its questions, rows.jsonl, are not beside mine.yaml"):
         task_files.locate("mine", file)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
@@ -76,3 +76,44 @@ def test_data_files_are_found_beside_the_yaml_and_under_the_data_folder(folder, 
 def test_a_task_of_the_hub_has_no_local_files(folder):
     (folder / "mine.yaml").write_text("task: mine\ndataset_path: some/where\n")
     assert task_files.locate("mine", task_files.index(str(folder))["mine"]) is None
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_hub_stands_in_where_it_has_the_questions_and_can_be_reached(reachable, monkeypatch, tmp_path):
+    monkeypatch.delenv("RECSYSML_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task_files, "hub_reachable", lambda: reachable)
+    known = task_files.index()
+    for name, file in (("arc_easy", "arc_easy/test.jsonl"), ("gsm8k_local", "gsm8k/test.jsonl")):
+        with pytest.raises(task_files.Missing, match=rf"the folder that holds {file}$") as missing:
+            task_files.locate(name, known[name])
+        if name == "arc_easy" and reachable:
+            task_files.check_hub_instead(name, known[name], missing.value)
+            continue
+        with pytest.raises(task_files.Missing, match=f"tasks={name}: its questions, {file}") as said:
+            task_files.check_hub_instead(name, known[name], missing.value)
+        assert ("hub" in str(said.value)) == (name == "arc_easy")
+    (tmp_path / "arc_easy").mkdir()  # the file that was asked for, where it was asked for
+    (tmp_path / "arc_easy" / "test.jsonl").write_text("{}\n")
+    assert task_files.locate("arc_easy", known["arc_easy"]).asked == [tmp_path / "arc_easy" / "test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('{"a": 1}\n{bad\n', "rows.jsonl line 2 is not JSON"),
+        ('{"a": 1}\n[1]\n', "rows.jsonl line 2 holds no JSON object"),
+        ("\n", "rows.jsonl holds no questions"),
+    ],
+)
+def test_broken_questions_are_named_with_their_line(folder, rows, words):
+    (folder / "mine.yaml").write_text(LOCAL + SPLITS)
+    (folder / "rows.jsonl").write_text(rows)
+    with pytest.raises(DataError, match=words):
+        task_files.locate("mine", task_files.index(str(folder))["mine"])
+
+
+def test_a_local_task_names_its_files(folder):
+    (folder / "mine.yaml").write_text("task: mine\ndataset_path: json\ntest_split: test\n")
+    with pytest.raises(DataError, match="names no files"):
+        task_files.locate("mine", task_files.index(str(folder))["mine"])

@@ -265,7 +265,7 @@ def test_another_number_of_processes_is_said(tiny, tmp_path, caplog):
     saved = checkpoint.load(folder)
     saved.state["random"].append(saved.state["random"][0])  # as two processes leave it
     tiny.train(settings, tiny.Run(tmp_path / "other"), resume=saved)
-    assert "1 processes go on with a run of 2" in caplog.text
+    assert "processes: 1 now, 2 before" in caplog.text
 
 
 def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):

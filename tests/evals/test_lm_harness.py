@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from recsysml.data.tokenizers import train_bpe
 from recsysml.diff import NOISE, compare
-from recsysml.engine import opening
+from recsysml.engine import asking, opening
 from recsysml.engine.answering import Answerer, windows
 from recsysml.engine.device import Machine
 from recsysml.errors import DataError, JobError
@@ -283,3 +283,15 @@ def test_requests_are_those_of_lm_evals_own_file_on_the_same_rows(name):
     for a, b in zip(ours.instances, theirs.instances, strict=True):
         assert a.args == b.args
         assert ours.doc_to_target(a.doc) == theirs.doc_to_target(b.doc)
+
+
+def test_a_question_without_what_its_task_asks_for_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{query}}"\ndoc_to_target: gold\ndoc_to_choice: choices\n'
+    )
+    good = '{"query": "x", "choices": ["a", "b"], "gold": 0}\n'
+    (tmp_path / "rows.jsonl").write_text(good + '{"query": "y"}\n' + good)
+    task = lm_harness.load(["mine"], task_folder=str(tmp_path)).tasks["mine"]
+    with pytest.raises(DataError, match="tasks=mine: question 2 cannot be asked"):
+        asking.build("mine", task, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 import transformers
@@ -9,7 +11,7 @@ import transformers
 from recsysml.data.tokenizers import train_bpe
 from recsysml.engine import opening
 from recsysml.errors import ConfigError
-from recsysml.models import hf_tokenizer
+from recsysml.models import hf, hf_tokenizer
 from recsysml.models.generation import generate
 from recsysml.models.hf import HFModel
 from recsysml.models.hf_gpt2 import load_hf_folder
@@ -77,8 +79,9 @@ def test_a_head_that_cannot_be_applied_apart_is_found_out():
         p.data.add_(0.2 * torch.randn_like(p))
     model = HFModel(theirs, None)
     assert not model.head_apart
-    ids = torch.tensor([[3, 4, 5]])
-    torch.testing.assert_close(model.unembed(model.packed(ids)), theirs(input_ids=ids).logits)
+    ids, places = torch.tensor([[3, 4, 5]]), torch.arange(3)
+    found = model.unembed(model.packed(ids, places, places[1:]))
+    torch.testing.assert_close(found, theirs(input_ids=ids).logits[0, 1:])
 
 
 @pytest.fixture
@@ -114,6 +117,22 @@ def test_the_fingerprint_is_that_of_the_files(folder):
     file = folder / "config.json"
     file.write_text(file.read_text() + "\n")
     assert opening.open_language_model(folder).fingerprint != before
+
+
+def test_a_text_longer_than_the_context_is_encoded_without_a_warning(folder):
+    _, tokenizer = hf.load(folder)
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        ids = [tokenizer.encode("the cat " * 40, special) for special in (None, False, True)]
+        assert min(map(len, ids)) > 48
+        assert said == []
+        tokenizer.tokenizer.encode("the cat " * 40)  # what it would be
+        assert "48" in said[0].getMessage()
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, folder):

@@ -86,10 +86,10 @@ def test_the_work_is_shared(model):
     seen = {"tokens": 0, "head": 0}
 
     class Counting:
-        context_length = CONTEXT
+        context_length, vocab_size = CONTEXT, VOCAB
 
         def packed(self, tokens, *rest):
-            seen["tokens"] += tokens.numel()
+            seen["tokens"] += len(rest[0])
             return model.packed(tokens, *rest)
 
         def unembed(self, hidden):
@@ -124,7 +124,7 @@ def test_half_the_batch_is_tried_where_memory_does_not_suffice(model):
     sizes = []
 
     class Tight:
-        context_length = CONTEXT
+        context_length, vocab_size = CONTEXT, VOCAB
         unembed = model.unembed
 
         def packed(self, tokens, *rest):

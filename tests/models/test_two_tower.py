@@ -143,7 +143,7 @@ def test_vectors_have_length_one_if_asked_for():
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.user=tabel: Did you mean|model\.user=tabel: It is one of"):
+    with pytest.raises(ConfigError, match=r"model\.user=tabel: Did you mean|model\.user=tabel: it is one of"):
         TwoTower(TwoTowerConfig(user="tabel"), 5, 2)
     with pytest.raises(ConfigError, match="multiple"):
         TwoTower(TwoTowerConfig(history="transformer", d_model=15), 5, 2)

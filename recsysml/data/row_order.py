@@ -1,0 +1,36 @@
+"""Which rows a training batch has. Batch i depends on (seed, i) and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsysml.data.epochs import Epochs
+
+
+class RowOrder:
+    """Runs of `batch_size` rows out of 0 to n, without end; each epoch visits every row once, in an order of its own.
+
+    The rows of all epochs form one sequence, and batch i is its i-th run: every batch has the same size, no row is
+    dropped or seen twice in an epoch, and going on after i batches needs no state but i. With `world_size` processes
+    each takes rows `rank::world_size` of the same global batch.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        assert n > 0, "there is no row to draw"
+        assert batch_size % world_size == 0, "a batch must divide among the processes"
+        self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
+        self._epochs = Epochs(self._epoch)
+
+    def __call__(self, i: int) -> np.ndarray:
+        """(b,) rows of batch i, for this process; b = batch_size / world_size."""
+        samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
+        epochs, places = np.divmod(samples, self.n)
+        found = np.empty(len(samples), np.int64)
+        for epoch in np.unique(epochs):
+            own = epochs == epoch
+            found[own] = self._epochs[int(epoch)][places[own]]
+        return found
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """(n,) the order of an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n)

@@ -1,0 +1,88 @@
+"""What each candidate of a slate would bring, learnt from what was shown: the reward model of doubly robust losses.
+
+The same kind of model as the policy's, with hidden layers of its own: a probability a task, weighed by what they are
+worth. Each request is predicted by a model that has not seen it (Chernozhukov et al. 2018), as a prediction that knows
+its own reward takes the correction away that a doubly robust loss stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from recsysml.data.progress import progress
+from recsysml.data.slate_batches import ShownBatches, ShownItems, slates
+from recsysml.data.slates import LoggedSlates
+from recsysml.ranking.policies import build
+from recsysml.schemas.policies import PolicyRankerConfig
+
+_BATCH, _RATE, _DECAY, _LOOK_EVERY = 1024, 3e-3, 1e-3, 50
+
+
+def cross_fit(
+    log: LoggedSlates,
+    rewards: dict[str, float],
+    *,
+    hidden: Sequence[int],
+    steps: int,
+    folds: int,
+    places: str,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """(R, N) float32 expected reward of every candidate on top. Of requests that no model has seen (val, test) the mean
+    over the folds' models.
+
+    rewards: task -> what one is worth. Each model stops where the log loss of val is least. It leaves torch's random
+    state as it was.
+    """
+    shown = ShownItems(log, list(rewards), places)
+    start, stop = log.fitted
+    fold = np.full(len(log), -1)
+    fold[start:stop] = np.random.default_rng([seed, 7]).permutation(stop - start) % folds
+    predicted = np.zeros(log.mask.shape, np.float32)
+    learnt = shown.within((start, stop))
+    config = PolicyRankerConfig(hidden=list(hidden))
+    with torch.random.fork_rng(), progress("fitting reward models", folds * (steps + len(log) // _BATCH)) as advance:
+        for each in range(folds):
+            torch.manual_seed(seed + each)
+            model = build(config, log, rewards, shown.n_places).to(device)
+            own = learnt[fold[shown.rows[learnt]] != each]
+            _fit(model, shown, own, steps, seed + each, device, advance)
+            inside = np.flatnonzero((fold == each) | (fold == -1))
+            for part in np.split(inside, range(_BATCH, len(inside), _BATCH)):
+                with torch.no_grad():
+                    value = model.values(model(*(tensor.to(device) for tensor in slates(log, part)))).cpu().numpy()
+                predicted[part] += np.where(fold[part] == -1, 1 / folds, 1.0)[:, None] * value
+                advance(1)
+    return np.where(log.mask, predicted, 0.0).astype(np.float32)
+
+
+def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: ignore[no-untyped-def]
+    """In place, on the shown items `own` (n,), to the step of least loss on val."""
+    batches = ShownBatches(shown, own, batch_size=_BATCH, seed=seed)
+    val = shown.of(shown.within(shown.log.bounds["val"])[:20_000])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    best, kept = float("inf"), {}
+
+    def loss(batch):  # type: ignore[no-untyped-def]
+        *features, places, actions = (tensor.to(device) for tensor in batch)
+        logits = model.placed(model(*features)[:, 0], places)
+        return nn.functional.binary_cross_entropy_with_logits(logits, actions)
+
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        loss(batches[step]).backward()
+        optimizer.step()
+        advance(1)
+        if (step + 1) % _LOOK_EVERY == 0 or step + 1 == steps:
+            with torch.no_grad():
+                missed = float(loss(val))
+            if missed < best:
+                best, kept = missed, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(kept)

@@ -1,0 +1,175 @@
+"""A policy judged from a log: the world's truth beside the estimates, flags, what is recorded, the Open Bandit logs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from recsysml.data.slates import ESTIMATED
+from recsysml.data.world import load_slates
+from recsysml.errors import ConfigError
+from recsysml.evals import policy
+from recsysml.examples import read_examples
+from recsysml.files import data_dir
+from recsysml.metrics.policy import ESTIMATORS
+from recsysml.results import Run
+from recsysml.schemas.data import WorldConfig
+from recsysml.schemas.evals import PolicyEvalConfig
+from recsysml.schemas.slates import OpenBanditConfig
+
+HOW = PolicyEvalConfig(policy="uniform", split="all", folds=2)
+needs_obd = pytest.mark.skipif(
+    data_dir() is None or not (data_dir() / "obd").is_dir(), reason="needs the Open Bandit Dataset in RECSYSML_DATA"
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A small world's log, its config, and the true rewards of all candidates."""
+    config = WorldConfig(users=150, items=200, events=8_000)
+    log = load_slates(config)
+    return log, config, policy.true_rewards(config, log.weights, np.arange(len(log)))
+
+
+@pytest.fixture(autouse=True)
+def quick_environment(monkeypatch):
+    monkeypatch.setattr("recsysml.results.environment", lambda: {"python": "3"})
+
+
+def judged(log, config, known, name="uniform", how=HOW, rows=None):
+    rows = policy.rows_of(log, "all") if rows is None else rows
+    pi, truth = policy.simple_policy(name, log, rows, config)
+    if known is not None:
+        logging = None if log.logging is None else log.logging[rows]
+        truth = policy.enumerated(pi, log.mask[rows], logging, known[rows])
+    reward = log.rewards()
+    expected = policy.rewards_expected(log, rows, reward, how)
+    return policy.judge(log, rows, pi, reward, expected, how, truth)
+
+
+def test_the_truth_is_the_sum_over_the_slate_and_lies_near_the_estimates(world):
+    log, config, known = world
+    found = judged(log, config, known)
+    own = [np.mean([known[row, place] for place in np.flatnonzero(log.mask[row])]) for row in range(len(log))]
+    assert found.truth.value == pytest.approx(np.mean(own))
+    np.testing.assert_allclose(found.truth.each, own)
+    assert found.truth.others["uniform"] == pytest.approx(found.truth.value)
+    best = np.mean([max(known[row, log.mask[row]]) for row in range(len(log))])
+    assert found.truth.others["optimum"] == pytest.approx(best)
+    for name in ("ips", "snips", "dr"):
+        one = found.estimates[name]
+        assert one.ess_share > 0.1
+        assert one.unreliable is None
+        assert abs(one.value - found.truth.value) < 4 * one.stderr, name
+
+
+def test_the_log_of_its_own_policy_is_its_mean(world):
+    log, config, known = world
+    found = judged(log, config, known, "logging")
+    for name in ("replay", "ips", "clipped_ips", "snips"):
+        assert found.estimates[name].value == pytest.approx(log.rewards().mean()), name
+    assert found.mean_weight == pytest.approx(1)
+    assert found.truth.value == pytest.approx(found.truth.others["logging"])
+    assert abs(found.truth.value - log.rewards().mean()) < 4 * found.logged.stderr
+
+
+def test_what_is_recorded(world, tmp_path):
+    log, config, known = world
+    found = judged(log, config, known)
+    run = Run.create(tmp_path, "eval", "uniform", argv=[], config={}, overrides=[])
+    policy.record(run, "test", found, log)
+    run.finish("ok")
+    metrics = json.loads((run.path / "results.json").read_text())["metrics"]
+    assert list(metrics) == ["test/policy/value", *(f"test/policy/{name}" for name in ESTIMATORS)]
+    scores = read_examples(run.path / "examples.parquet")
+    for name, entry in metrics.items():
+        assert entry["better"] == "higher"
+        assert scores[name][1].mean() == pytest.approx(entry["value"]), name  # what diff pairs on
+        assert len(set(scores[name][0])) == entry["n"] == len(log)
+    dr = metrics["test/policy/dr"]
+    assert dr["low"] < dr["value"] < dr["high"]
+    assert dr["truth"] == metrics["test/policy/value"]["value"]
+    assert dr["baseline"] == pytest.approx(log.rewards().mean())
+    assert 0.1 < dr["ess_share"] == pytest.approx(dr["ess"] / len(log))
+    assert "unreliable" not in dr
+    assert "propensities" not in dr
+    assert metrics["test/policy/value"]["baseline"] == pytest.approx(found.truth.others["logging"])
+    section = json.loads((run.path / "sections" / "policy_test.json").read_text())
+    bars, table, beside = section["parts"]
+    assert [bar["label"] for bar in bars["bars"]] == list(ESTIMATORS)
+    assert {bar["baseline"] for bar in bars["bars"]} == {found.truth.value}
+    row = dict(zip(table["columns"], table["rows"][ESTIMATORS.index("snips")], strict=True))
+    snips = found.estimates["snips"]
+    assert row["error / stderr"] == pytest.approx((snips.value - found.truth.value) / snips.stderr)
+    assert beside["rows"][0][:2] == ["the policy's true value (enumerated)", found.truth.value]
+
+
+def test_few_effective_requests_and_estimated_propensities_are_said(world, tmp_path):
+    log = world[0]
+    rows = np.arange(300)
+    worst = np.where(log.mask, log.logging, np.inf).argmin(axis=1)  # what the log hardly ever shows
+    pi = np.eye(log.mask.shape[1])[worst][rows]
+    guessed = dataclasses.replace(log, propensity_source=ESTIMATED)
+    expected = policy.rewards_expected(log, rows, log.rewards(), HOW)
+    found = policy.judge(guessed, rows, pi, log.rewards(), expected, HOW)
+    run = Run.create(tmp_path, "eval", "worst", argv=[], config={}, overrides=[])
+    policy.record(run, "test", found, guessed)
+    run.finish("ok")
+    for name, entry in run.record["metrics"].items():
+        assert "it is not to be believed" in entry["unreliable"], name
+        assert entry["propensities"] == ESTIMATED
+    said = policy.sentences("test", found, guessed)
+    assert any("no estimate is to be believed" in line for line in said)
+    assert any("propensities are estimated" in line for line in said)
+    assert "estimated" in json.loads((run.path / "sections" / "policy_test.json").read_text())["note"]
+
+
+def test_shares_by_place_are_those_of_a_count():
+    class Log:
+        context_names = ("hour", "position=1", "position=2")
+        contexts = np.array([[9, 1, 0], [9, 1, 0], [9, 0, 1], [9, 1, 0]])
+        mask = np.ones((4, 3), bool)
+        shown = np.array([2, 0, 1, 2])
+
+    np.testing.assert_allclose(policy.shares_by_place(Log()), [[1 / 3, 0, 2 / 3], [0, 1, 0]])
+
+
+def test_a_policy_of_other_data_is_refused():
+    class Config:
+        eval = PolicyEvalConfig(policy="bts")
+        data = WorldConfig()
+
+    with pytest.raises(ConfigError, match="use data=open_bandit"):
+        policy.check(Config())
+    with pytest.raises(ConfigError, match=r"eval\.split=all"):
+        PolicyEvalConfig(split="all").validate()
+    with pytest.raises(ConfigError, match=r"Did you mean: uniform"):
+        PolicyEvalConfig(policy="unifrom").validate()
+
+
+@needs_obd
+def test_the_bts_log_of_women_says_nothing_of_a_uniform_policy():
+    config = OpenBanditConfig(behaviour="bts", campaign="women")
+    log = policy.load(config)
+    found = judged(log, config, None)
+    assert found.estimates["ips"].ess == pytest.approx(2, abs=0.5)
+    assert all(one.unreliable for one in found.estimates.values())
+    assert found.truth.source == "the policy's own log"
+    assert found.truth.value == pytest.approx(0.0046)
+    with pytest.raises(ConfigError, match="only the probabilities of what was shown"):
+        policy.simple_policy("logging", log, np.arange(5), config)
+
+
+@needs_obd
+@pytest.mark.parametrize("campaign", ["men", "women"])
+def test_the_random_log_judges_bts(campaign):
+    config = OpenBanditConfig(behaviour="random", campaign=campaign)
+    log = policy.load(config)
+    found = judged(log, config, None, "bts")
+    for name in ("ips", "snips", "dr"):
+        one = found.estimates[name]
+        assert one.unreliable is None
+        both = np.hypot(one.stderr, found.truth.stderr)
+        assert abs(one.value - found.truth.value) < 3 * both, name
+    assert found.mean_weight == pytest.approx(1, abs=0.05)
