@@ -180,7 +180,7 @@ def test_a_head_is_opened_with_its_run_and_has_no_index(ring, tmp_path, capsys, 
     assert "no products of vectors" in capsys.readouterr().err
 
 
-SMALL = {"d_model": 16, "d_hidden": 32, "context_length": 8}
+SMALL = {"d_model": 16, "d_hidden": 32, "context_length": 8, "dropout": 0.1}
 SAMPLED = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1}
 
 
