@@ -214,7 +214,7 @@ def test_task_names_are_lm_evals_and_are_kept(own_cache: Path, monkeypatch: pyte
         (["model"], "gpt2_m", ["gpt2_modern"]),  # bash cuts words at "="
         (["model", "="], "gpt2_m", ["gpt2_modern"]),
         (["seed=1"], "data=python_d", ["data=python_docs"]),
-        ([], "trainer.max", ["trainer.max_steps="]),
+        ([], "trainer.max_s", ["trainer.max_steps="]),
         ([], "mod", ["model="]),
         ([], "seed=", []),
     ],
@@ -231,7 +231,7 @@ def test_completions(words: list[str], incomplete: str, expected: list[str]) -> 
         ("bash", {"COMP_WORDS": "recsysml train model =", "COMP_CWORD": "3"}, "gpt2\ngpt2_modern"),
         ("bash", {"COMP_WORDS": "recsysml tra", "COMP_CWORD": "1"}, "train"),
         ("zsh", {"_TYPER_COMPLETE_ARGS": "recsysml train model=gpt2_m"}, "model=gpt2_modern"),
-        ("fish", {"_TYPER_COMPLETE_ARGS": "recsysml train trainer.max", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        ("fish", {"_TYPER_COMPLETE_ARGS": "recsysml train trainer.max_s", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
          "trainer.max_steps="),
         ("bash", {"COMP_WORDS": "recsysml list mo", "COMP_CWORD": "2"}, "models"),
     ],
