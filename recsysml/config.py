@@ -300,7 +300,9 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
         raise ConfigError(f"trainer={names['trainer']} does not fit {label}; trainers that fit {label}: {fit}.")
     loss = getattr(config.trainer, "loss", None)
     if loss in getattr(model, "refused_losses", ()):
-        raise ConfigError(f"trainer.loss={loss} does not fit {label}: it knows one vector a user; use full or sampled.")
+        raise ConfigError(
+            f"trainer.loss={loss} does not fit {label}, whose scores begin as products; use full or sampled."
+        )
     if getattr(model, "user_graph", "none") == "friends" and not config.data.has_friends:
         fit = fitting("data", lambda kind, schema: getattr(schema, "has_friends", False))
         raise ConfigError(f"data={names['data']} has no friends for model.user_graph=friends; data that have: {fit}.")

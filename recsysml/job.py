@@ -98,7 +98,7 @@ def check_initial(config: RunConfig) -> None:
 
     A resumed run and an evaluation have their own weights, so that these may be gone. Raises ConfigError.
     """
-    if getattr(config.model, "init_from", None):
+    if getattr(config.model, "init_from", None) or getattr(config.model, "teacher_run", None):
         module = models.KINDS[config.model.kind].partition(":")[0]
         lazy.resolve(f"{module}:check_initial")(config.model)
 

@@ -140,8 +140,8 @@ def only_for_train(config: RunConfig) -> None:
 
 
 def parents(config: RunConfig) -> list[str]:
-    """The run whose weights a training starts from, if any."""
-    return run_of(getattr(config.model, "init_from", None))
+    """The runs that a training starts from: of weights, and of a teacher."""
+    return [*run_of(getattr(config.model, "init_from", None)), *run_of(getattr(config.model, "teacher_run", None))]
 
 
 def label(config: RunConfig) -> str:

@@ -77,6 +77,8 @@ def fit(
 ) -> Fitted:
     """Train `model` in place for `config.max_steps` optimiser steps on batch 0, 1, 2, ... and leave checkpoints.
 
+    With `config.patience` it ends before, once so many validations in a row have brought no better one.
+
     `batches[i]` is one process's share of the i-th step's rows, cut into `config.grad_accum` micro-batches along the
     first dimension. Whatever the cut and the number of processes, the gradient is that of the mean over all targets of
     the step. `config` has the fields of LanguageTrainerConfig that are not about language. `run` is used in the main
@@ -155,6 +157,11 @@ def fit(
             best_value, best_step = value, step
         return better
 
+    def exhausted(step: int) -> bool:
+        """Whether patience ends after `step` steps; the same in a run that goes on from there."""
+        since = step - (best_step or 0)
+        return config.patience > 0 and _due(step, config.eval_every) and since >= config.patience * config.eval_every
+
     def save(step: int, is_best: bool) -> None:
         random = world.gather(seeds.state())
         if root is not None:
@@ -184,7 +191,8 @@ def fit(
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
-    ahead = iterate(batches, done, config.max_steps, machine.device, config.loader_workers)
+    stop_at = done if exhausted(done) else config.max_steps
+    ahead = iterate(batches, done, stop_at, machine.device, config.loader_workers)
     bar = Progress(config.max_steps, done, unit=task.unit, mode=_mode(progress, world))
     with StopRequest() as stop, bar as shown, closing(ahead):
         model.train()
@@ -253,8 +261,12 @@ def fit(
             if eval_now or save_now or stop_now:
                 with meter.paused():
                     best = evaluate(done) if eval_now else False
-                    if best or save_now or stop_now:
+                    ended = exhausted(done)
+                    if best or save_now or stop_now or ended:
                         save(done, best)
+                if ended and not last:
+                    logger.info("%s validations without a better one: ended after step %s", config.patience, done)
+                    break
             if stop_now and not last:
                 raise Interrupted(f"stopped after step {done} of {config.max_steps}; the checkpoint is saved")
 

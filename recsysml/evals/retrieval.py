@@ -19,7 +19,9 @@ from recsysml.errors import ConfigError
 from recsysml.metrics import retrieval as metrics
 from recsysml.models import KINDS as MODELS
 from recsysml.models.histories import Histories
-from recsysml.models.retriever import Retriever, top_k
+from recsysml.models.retriever import Retriever
+from recsysml.models.stages import StagedRetriever
+from recsysml.models.top_k import top_k
 from recsysml.retrieval.health import Health, health
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import Questions, questions, training
@@ -153,6 +155,25 @@ def baselines(
     return found
 
 
+def first_stage(
+    run: Any, retriever: Retriever, asked: Mapping[str, Questions], *, mask_seen: bool, ks: list[int], batch_size: int
+) -> dict[str, dict[str, Judged]]:
+    """Of a retriever in two stages the first one alone, judged like the whole: split -> `stage_one` -> what it got;
+    nothing of any other retriever.
+
+    Records `candidate_recall@n`: how many of the targets stage two is given at all, the most that it can find.
+    """
+    found: dict[str, dict[str, Judged]] = {split: {} for split in asked}
+    if isinstance(retriever, StagedRetriever):
+        n, alone = retriever.n_candidates, retriever.first_stage()
+        for split, part in asked.items():
+            judged = judge(alone, part, mask_seen=mask_seen, ks=[*ks, n], batch_size=batch_size, whole=True)
+            value, error = metrics.mean(judged.users[f"recall@{n}"])
+            run.metric(f"{split}/candidate_recall@{n}", value, stderr=error, n=len(part.histories), better="higher")
+            found[split]["stage_one"] = judged
+    return found
+
+
 def record(
     run: Any, split: str, judged: Judged, simple: Mapping[str, Judged], asked: Questions, data: Interactions
 ) -> None:
@@ -277,4 +298,5 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     run.set_environment(machine.describe())
     judged = judge(opened.retriever, asked[split], **how, whole=True)
     simple = baselines(config.eval.baselines, data, asked, **how)[split]
+    simple |= first_stage(run, opened.retriever, asked, **how)[split]
     record(run, split, judged, simple, asked[split], data)

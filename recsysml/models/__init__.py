@@ -12,6 +12,7 @@ KINDS = {
     "sasrec": "recsysml.models.sasrec:SASRec",
     "two_tower": "recsysml.models.two_tower:TwoTower",
     "multi_head": "recsysml.models.multi_head:MultiHead",
+    "multi_stage": "recsysml.models.multi_stage:MultiStage",
     "mtml": "recsysml.models.mtml:MTML",
     "value_model": "recsysml.models.value_model:ValueModel",
     "policy_ranker": "recsysml.models.policy_ranker:PolicyRanker",

@@ -20,6 +20,7 @@ from recsysml.losses.hierarchical_softmax import (
 )
 from recsysml.models.encoder import Encoder, EncoderRetriever
 from recsysml.models.histories import Histories
+from recsysml.models.stages import StagedRetriever
 
 KINDS = ("hierarchical", "cluster")  # the losses that need one
 
@@ -130,5 +131,7 @@ class HeadRetriever:
 
 
 def retriever_of(encoder: nn.Module, device: torch.device | str = "cpu") -> EncoderRetriever | HeadRetriever:
-    """A network as what scores the catalogue: by its head where it has one, else by products of vectors."""
-    return HeadRetriever(encoder, device) if hasattr(encoder, "head") else EncoderRetriever(encoder, device)
+    """A network as what scores the catalogue: by its head or in two stages where it has them, else by products."""
+    if hasattr(encoder, "head"):
+        return HeadRetriever(encoder, device)
+    return (StagedRetriever if hasattr(encoder, "ranker") else EncoderRetriever)(encoder, device)

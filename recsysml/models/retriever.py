@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from recsysml.models.histories import Histories
+from recsysml.models.top_k import top_k
 
 
 class Retriever(Protocol):
@@ -47,25 +48,3 @@ def recommend(
     if mask_seen:
         scores[histories.owners, histories.items] = -np.inf
     return top_k(scores, k)
-
-
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(R, I) -> the k best columns of each row, best first, and their scores, (R, k) each; equals by column.
-
-    Columns of score -inf are no candidates: their places hold -1.
-    """
-    n_items = scores.shape[1]
-    kept = min(k, n_items)
-    # the k-th best score bounds the list; of the columns equal to it the first ones get the places left
-    bound = -np.partition(-scores, kept - 1, axis=1)[:, kept - 1 : kept]  # (R, 1)
-    above = scores > bound
-    level = scores == bound
-    room = kept - above.sum(axis=1, keepdims=True)
-    chosen = above | (level & (np.cumsum(level, axis=1) <= room))
-    items = np.nonzero(chosen)[1].reshape(len(scores), kept)  # rising by column
-    values = np.take_along_axis(scores, items, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    items, values = np.take_along_axis(items, order, axis=1), np.take_along_axis(values, order, axis=1)
-    items = np.where(np.isneginf(values), -1, items)
-    missing = ((0, 0), (0, k - kept))
-    return np.pad(items, missing, constant_values=-1), np.pad(values, missing, constant_values=-np.inf)

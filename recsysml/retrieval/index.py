@@ -15,6 +15,7 @@ import numpy as np
 
 from recsysml.errors import ConfigError
 from recsysml.files import sha256, write_atomic, write_json
+from recsysml.retrieval.exact import exact_top_k
 
 logger = logging.getLogger("recsysml")
 
@@ -23,17 +24,6 @@ INDEX, DESCRIPTION = "index.faiss", "index.json"
 RECALL_AT = 100
 WANTED_RECALL = 0.99  # the search is widened until it is reached, or everything is searched
 MEASURED_QUERIES = 1000
-
-
-def exact_top_k(queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k items of largest product with each query, best first, and the products: (R, k) int64 and float32.
-
-    queries (R, C), items (I, C). faiss goes through both in blocks: the R x I products are never held.
-    Places that no item is left for hold -1 and -inf.
-    """
-    values, found = faiss.knn(_rows(queries), _rows(items), min(k, len(items)), metric=faiss.METRIC_INNER_PRODUCT)
-    missing = ((0, 0), (0, k - found.shape[1]))
-    return np.pad(found, missing, constant_values=-1), np.pad(values, missing, constant_values=-np.inf)
 
 
 def chosen(kind: str, n_items: int) -> str:

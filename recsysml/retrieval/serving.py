@@ -15,6 +15,7 @@ from recsysml.files import write_atomic, write_json
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
 from recsysml.models.retriever import recommend
+from recsysml.models.stages import StagedRetriever
 from recsysml.retrieval import index as indexes
 from recsysml.retrieval.merging import merged_top_k
 from recsysml.retrieval.opening import Opened
@@ -75,7 +76,10 @@ def recommendations(
         query, vectors = retriever.user_vectors(history), retriever.item_vectors()  # (1, C) or (1, H, C), (I, C)
         seen = np.unique(history.items) if mask_seen else np.array([], np.int64)
         index = indexes.load(folder, vectors, query.reshape(-1, vectors.shape[1]))
-        if retriever.pool is None:
+        if isinstance(retriever, StagedRetriever):
+            depth = min(retriever.n_candidates + len(seen), len(vectors))
+            found = retriever.ranked(query, history, index.search(query, depth)[0])
+        elif retriever.pool is None:
             found = index.search(query, k + len(seen))
         else:
             found = merged_top_k(index.search, query, vectors, retriever.pool, k + len(seen))

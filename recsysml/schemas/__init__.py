@@ -17,6 +17,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "sasrec": "recsysml.schemas.retrievers:SASRecConfig",
         "two_tower": "recsysml.schemas.retrievers:TwoTowerConfig",
         "multi_head": "recsysml.schemas.retrievers:MultiHeadConfig",
+        "multi_stage": "recsysml.schemas.retrievers:MultiStageConfig",
         "mtml": "recsysml.schemas.rankers:MTMLConfig",
         "value_model": "recsysml.schemas.rankers:ValueModelConfig",
         "policy_ranker": "recsysml.schemas.policies:PolicyRankerConfig",

@@ -198,7 +198,7 @@ class TwoTowerConfig:
     graph_layers: int = 1
     # the most neighbours a node asks
     graph_degree: int = 16
-    dropout: float = 0.1
+    dropout: float = 0.4
     # whether user and item vectors are scaled to length 1 (then trainer.temperature about 0.05)
     normalise: bool = True
 
@@ -246,3 +246,39 @@ class MultiHeadConfig(TwoTowerConfig):
         at_least("model.n_vectors", self.n_vectors, 1)
         one_of("model.pooling", self.pooling, ("max", "logsumexp"))
         above("model.sharpness", self.sharpness, 0)
+
+
+@dataclass
+class MultiStageConfig(TwoTowerConfig):
+    """Two towers that find candidates, and a light ranker that orders them."""
+
+    refused_losses: ClassVar[tuple[str, ...]] = ("hierarchical", "cluster")
+    # teachers that are fitted when training begins
+    TEACHERS: ClassVar[tuple[str, ...]] = ("none", "ease", "seq_knn", "recent_popularity", "popularity")
+
+    kind: str = "multi_stage"
+    name: str = "multi_stage"
+    # how many items stage one hands on, those seen before not counted
+    n_candidates: int = 100
+    # width inside the ranker
+    d_ranker: int = 64
+    # places of a step's sequences that the ranker learns from
+    ranker_rows: int = 128
+    # whose exact scores the ranker is to reproduce on the candidates: none, a counted model (ease, seq_knn,
+    # recent_popularity, popularity) that is fitted first, or the directory of a run of any retriever
+    teacher: str = "ease"
+    # how much of the ranker's loss that is; the rest is what was turned to
+    distillation: float = 0.5
+    # a run of two_tower whose towers are taken as they are; null trains both stages at once
+    init_from: str | None = None
+
+    @property
+    def teacher_run(self) -> str | None:
+        """The run that is the teacher, where it is one."""
+        return None if self.teacher in self.TEACHERS else self.teacher
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("n_candidates", "d_ranker", "ranker_rows"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        share("model.distillation", self.distillation, one=True)

@@ -50,6 +50,8 @@ class _LoopFields:
     loader_workers: int | None = None
     # in steps; 0 is only at the end (validation is also done at step 0)
     eval_every: int = 50
+    # validations in a row without a better one after which training ends; 0 is never
+    patience: int = 0
     checkpoint_every: int = 100
     log_every: int = 1
     # how many step-* checkpoints are kept beside the best
@@ -59,8 +61,10 @@ class _LoopFields:
         """Raise a ConfigError for a value that cannot work."""
         for name in ("max_steps", "batch_size", "grad_accum", "log_every", "keep_checkpoints"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "eval_every", "checkpoint_every"):
+        for name in ("warmup_steps", "eval_every", "checkpoint_every", "patience"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
+        if self.patience and not self.eval_every:
+            raise ConfigError(f"trainer.patience={self.patience} counts validations: set trainer.eval_every as well.")
         for name in ("weight_decay", "grad_clip", "loader_workers"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("beta1", "beta2", "ema_decay"):

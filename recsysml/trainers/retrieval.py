@@ -34,7 +34,9 @@ from recsysml.retrieval.feature_matrix import feature_matrix
 from recsysml.retrieval.graphs import graphs
 from recsysml.retrieval.opening import build, metadata
 from recsysml.retrieval.questions import questions, training
+from recsysml.retrieval.rank_loss import RankLoss
 from recsysml.retrieval.row_loss import RowLoss
+from recsysml.retrieval.teacher import take_towers, teacher_of
 from recsysml.schemas.run import RunConfig
 
 logger = logging.getLogger("recsysml")
@@ -67,7 +69,12 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         heads.attach(model, _head(config, events, model.n_items, resume, world))
     if settings.debias == "age":
         model.age_bias = _age_bias(data, events, model.n_items)
+    if resume is None and getattr(config.model, "init_from", None):
+        take_towers(model, data, machine.device)
     model.to(machine.device)
+    rank_loss = None
+    if hasattr(model, "ranker"):
+        rank_loss = RankLoss(model, teacher_of(config.model, data, events, machine.device), mask_seen=mask_seen)
     if world.rank:
         seeds.seed_everything(config.seed + world.rank)  # every process its own dropout and negatives
 
@@ -125,8 +132,15 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         lengths = (targets != IGNORE).sum(dim=1).clamp(min=1)  # (B,)
         states = by_length(forward, inputs, users, lengths) if trims else forward(inputs, users)  # (B, T, C)
         items = model.item_matrix() if row_loss.reads_items else None
-        value = row_loss(states, items, targets, users, times)
-        return value, {"train/loss": value}
+        if rank_loss is None:
+            value = row_loss(states, items, targets, users, times)
+            return value, {"train/loss": value}
+        assert items is not None
+        ranking = rank_loss(states, items, inputs, targets, users)
+        if not states.requires_grad:  # towers of another run
+            return ranking, {"train/loss": ranking}
+        finding = row_loss(states, items, targets, users, times)
+        return finding + ranking, {"train/loss": finding, "train/rank_loss": ranking}
 
     how: dict[str, Any] = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
     best_by = f"val/ndcg@{config.eval.ks[0]}"
@@ -165,10 +179,11 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     checkpoint.put_weights(model, checkpoint.load_weights(folder / chosen)[0], folder / chosen)
     retriever = heads.retriever_of(model.eval(), machine.device)
     simple = evals.baselines(config.eval.baselines, data, asked, **how)
+    stages = evals.first_stage(run, retriever, asked, **how)
     for split, part in asked.items():
         judged = evals.judge(retriever, part, **how, whole=True)
-        evals.record(run, split, judged, simple[split], part, data)
-        logger.info("%s", evals.sentence(split, judged, simple[split]))
+        evals.record(run, split, judged, simple[split] | stages[split], part, data)
+        logger.info("%s", evals.sentence(split, judged, simple[split] | stages[split]))
     if isinstance(retriever, EncoderRetriever):
         _index(run, retriever, asked["test"].histories, settings.index)
     else:

@@ -1,8 +1,9 @@
-"""Finding items: exact top-k against torch, an approximate index against exact, the simulated world, 1M ids in JSON.
+"""Finding items: exact top-k against torch, an approximate index against exact, two stages, the world, 1M ids in JSON.
 
     python scripts/bench/retrieval.py [--rounds 5] [--train]
 
-One thread each, interleaved, processor time: what others do on the machine is not in it. `--train` trains a small
+One thread each, interleaved, processor time: what others do on the machine is not in it; exact search on two threads
+as well, there by the clock. `--train` trains a small
 two_tower on the world first, and judges the index on its vectors; without it the index is left out, since vectors that
 are drawn at random are nothing like trained ones.
 """
@@ -22,37 +23,51 @@ import faiss
 import numpy as np
 import torch
 
+from recsysml.environment import usable_cores
 from recsysml.retrieval import index
+from recsysml.retrieval.exact import BLOCK_ITEMS, BLOCK_QUERIES, exact_top_k
 
 K = 100
 
 
-def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
     """Median processor seconds of each, one after the other, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, work in contenders.items():
-            started = time.process_time()
+            started = clock()
             work()
             if turn:
-                seconds[name].append(time.process_time() - started)
+                seconds[name].append(clock() - started)
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def exact(n_items: int = 100_000, width: int = 64, n_queries: int = 512, rounds: int = 5) -> dict[str, Any]:
-    """Our exact search against torch's product and topk of all queries at once, and whether both find the same."""
+    """Our exact search against torch's product and topk of all queries at once and against faiss, whether ours and
+    torch's find the same, and the roof: the products alone, in the blocks that ours forms, put nowhere."""
     random = np.random.default_rng(1)
     items = random.normal(size=(n_items, width)).astype(np.float32)
     queries = random.normal(size=(n_queries, width)).astype(np.float32)
     left, right = torch.from_numpy(queries), torch.from_numpy(items)
-    seconds = interleaved(
-        {
-            "ours": lambda: index.exact_top_k(queries, items, K),
-            "torch": lambda: (left @ right.T).topk(K, dim=1),
-        },
-        rounds,
-    )
-    ours, theirs = index.exact_top_k(queries, items, K)[0], (left @ right.T).topk(K, dim=1).indices.numpy()
+
+    def products() -> None:
+        held = torch.empty(BLOCK_ITEMS, min(BLOCK_QUERIES, n_queries))
+        for asked in left.split(BLOCK_QUERIES):
+            turned = asked.T.contiguous()
+            for part in right.split(BLOCK_ITEMS):
+                torch.mm(part, turned, out=held[: len(part), : len(asked)])
+
+    contenders = {
+        "ours": lambda: exact_top_k(queries, items, K),
+        "torch": lambda: (left @ right.T).topk(K, dim=1),
+        "faiss": lambda: faiss.knn(queries, items, K, metric=faiss.METRIC_INNER_PRODUCT),
+        "products": products,
+    }
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds = interleaved(contenders, rounds, clock)
+    ours, theirs = exact_top_k(queries, items, K)[0], (left @ right.T).topk(K, dim=1).indices.numpy()
     return {**seconds, "ratio": seconds["torch"] / seconds["ours"], "same": float((ours == theirs).mean())}
 
 
@@ -83,13 +98,41 @@ def approximate(items: np.ndarray, queries: np.ndarray, rounds: int = 5) -> dict
     the others."""
     made = index.build(items, queries[::2], "ivf")
     asked = queries[1::2]
-    seconds = interleaved(
-        {"exact": lambda: index.exact_top_k(asked, items, K), "ivf": lambda: made.search(asked, K)}, rounds
-    )
-    truth, found = index.exact_top_k(asked, items, K)[0], made.search(asked, K)[0]
+    seconds = interleaved({"exact": lambda: exact_top_k(asked, items, K), "ivf": lambda: made.search(asked, K)}, rounds)
+    truth, found = exact_top_k(asked, items, K)[0], made.search(asked, K)[0]
     recall = float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(truth, found, strict=True)]))
     told = {"nlist": made.faiss.nlist, "nprobe": made.faiss.nprobe, "recall": recall}
     return {**seconds, "ratio": seconds["exact"] / seconds["ivf"], "items": len(items), **told}
+
+
+def stages(n_items: int = 20_000, n_users: int = 256, rounds: int = 3) -> dict[str, float]:
+    """Processor milliseconds a user of multi_stage as it is by default: stage one by exact search, both stages, and
+    what the ranker would take for every item."""
+    from recsysml.models.histories import Histories
+    from recsysml.models.multi_stage import MultiStage
+    from recsysml.models.stages import StagedRetriever
+    from recsysml.schemas.retrievers import MultiStageConfig
+
+    random, length, few = np.random.default_rng(1), 50, 4
+    events = random.integers(n_items, size=n_users * length)
+    offsets = np.arange(n_users + 1) * length
+    histories = Histories(np.full(n_users, -1), offsets, events, np.arange(len(events), dtype=np.float64))
+    retriever = StagedRetriever(MultiStage(MultiStageConfig(), n_items, 1).eval())
+    queries, vectors = retriever.user_vectors(histories), retriever.item_vectors()
+    depth, every = retriever.n_candidates + length, np.tile(np.arange(n_items), (few, 1))
+
+    def find() -> np.ndarray:
+        return exact_top_k(queries, vectors, depth)[0]
+
+    seconds = interleaved(
+        {
+            "find": find,
+            "find and rank": lambda: retriever.ranked(queries, histories, find()),
+            "rank all": lambda: retriever.ranked(queries[:few], histories.part(0, few), every),
+        },
+        rounds,
+    )
+    return {name: 1000 * each / (few if name == "rank all" else n_users) for name, each in seconds.items()}
 
 
 def world(rounds: int = 3) -> dict[str, float]:
@@ -119,12 +162,18 @@ def ids(n: int = 1_000_000) -> dict[str, float]:
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Work, what was to be reached, what was reached, and beside what: for the table of all benchmarks."""
-    found = result["exact"]
-    same = f"{found['same']:.2%} of the places the same"
-    table = [
-        ("exact top-100, 100,000 x 64", "3x", f"{found['ratio']:.1f}x, {same}", "torch matmul + topk: 1x"),
-        ("a world of 2,000 x 2,000 x 100,000", "5 s", f"{result['world']['seconds']:.1f} s", ""),
-    ]
+    table = []
+    for threads, found in result["exact"].items():
+        same = f"{found['same']:.2%} of the places the same"
+        faiss_ratio, roof = (found["torch"] / found[name] for name in ("faiss", "products"))
+        beside = f"torch matmul + topk: 1x; faiss {faiss_ratio:.1f}x; the products alone {roof:.1f}x"
+        work = f"exact top-100, 100,000 x 64, {threads} thread" + ("s" if threads != "1" else "")
+        table.append((work, "3x", f"{found['ratio']:.1f}x, {same}", beside))
+    told = result["stages"]
+    reached = f"{told['find']:.2f} ms to find, {told['find and rank']:.2f} ms to find and rank"
+    beside = f"{told['rank all']:.0f} ms to rank every item"
+    table.append(("100 candidates of 20,000 items, a user", "measured", reached, beside))
+    table.append(("a world of 2,000 x 2,000 x 100,000", "5 s", f"{result['world']['seconds']:.1f} s", ""))
     if "ivf" in result:
         found = result["ivf"]
         reached = f"{found['ratio']:.1f}x at recall@100 {found['recall']:.4f}"
@@ -135,17 +184,23 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [*table, ("a checkpoint's map of 1,000,000 ids", "2 s", reached, "")]
 
 
+def use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+
+
 def measure(rounds: int = 5, train: bool = True) -> dict[str, Any]:
-    threads = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
+    before = torch.get_num_threads()
     try:
-        found: dict[str, Any] = {"exact": exact(rounds=rounds), "world": world(), "ids": ids()}
+        found: dict[str, Any] = {"exact": {}}
+        for threads in sorted({1, min(2, usable_cores())}, reverse=True):
+            use_threads(threads)
+            found["exact"][str(threads)] = exact(rounds=rounds)
+        found |= {"stages": stages(), "world": world(), "ids": ids()}
         if train:
             found["ivf"] = approximate(*trained(), rounds=rounds)
     finally:
-        torch.set_num_threads(threads[0])
-        faiss.omp_set_num_threads(threads[1])
+        use_threads(before)
     return found
 
 

@@ -80,6 +80,24 @@ def test_eval_only_at_the_end(tiny):
     assert list(run.column("val/loss")) == [0, 6]
 
 
+@pytest.mark.parametrize("seen", [None, 6, 8])
+def test_patience_ends_after_so_many_validations_without_a_better_one(tiny, tmp_path, seen):
+    """Values are given by hand: best at step 4, and the end two validations later, also for a run that goes on."""
+    values = {0: 5.0, 2: 3.0, 4: 2.0, 6: 2.0, 8: 2.5, 10: 1.0}
+    told = {"evaluate": lambda step: {"val/loss": values[step]}}
+    settings = tiny.config(max_steps=12, eval_every=2, checkpoint_every=2, patience=2, keep_checkpoints=9)
+    _, run, fitted = tiny.train(settings, tiny.Run(tmp_path / "whole"), **told)
+    assert (fitted.steps, fitted.best_step, fitted.best_value) == (8, 4, 2.0)
+    assert list(run.column("val/loss")) == [0, 2, 4, 6, 8]
+    saved = {folder.name[-2:]: folder for folder in checkpoint.steps(tmp_path / "whole" / "checkpoints")}
+    assert "08" in saved
+    if seen is not None:
+        loaded = checkpoint.load(saved[f"{seen:02d}"])
+        _, again, fitted = tiny.train(settings, tiny.Run(tmp_path / "again"), resume=loaded, **told)
+        assert fitted.steps == 8
+        assert [row["step"] for row in again.rows if "train/loss" in row] == list(range(seen + 1, 9))
+
+
 def test_throughput_counts_targets_over_training_time_only(tiny):
     _, _, fitted = tiny.train(tiny.config(max_steps=20, eval_every=0))
     speed = fitted.throughput

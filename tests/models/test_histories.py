@@ -1,10 +1,10 @@
-"""Histories and top-k lists against plain Python."""
+"""Histories, and what is recommended for them, against plain Python."""
 
 import numpy as np
 import pytest
 
 from recsysml.models.histories import Histories
-from recsysml.models.retriever import recommend, top_k
+from recsysml.models.retriever import recommend
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -31,19 +31,6 @@ def test_users_without_any_event(lists):
     assert lists(empty) == [[], []]
     assert empty.last(3, 9).tolist() == [[9, 9, 9]] * 2
     assert empty.matrix(4).toarray().sum() == 0
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("k", [1, 4, 10, 13])
-def test_top_k_is_a_stable_sort(seed, k):
-    scores = np.random.default_rng(seed).integers(0, 5, (6, 10)).astype(np.float32)
-    scores[2, 3:] = -np.inf
-    items, values = top_k(scores, k)
-    for row in range(6):
-        order = [i for i in np.argsort(-scores[row], kind="stable").tolist() if scores[row, i] > -np.inf][:k]
-        missing = k - len(order)
-        assert items[row].tolist() == order + [-1] * missing
-        assert values[row].tolist() == [*scores[row, order].tolist(), *[-np.inf] * missing]
 
 
 def test_recommend_leaves_out_what_was_seen(draw, lists):

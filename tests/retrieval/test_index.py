@@ -8,6 +8,7 @@ import pytest
 from recsysml.errors import ConfigError
 from recsysml.files import sha256
 from recsysml.retrieval import index
+from recsysml.retrieval.exact import exact_top_k
 
 
 def vectors(n=2000, width=16, seed=0):
@@ -19,24 +20,12 @@ def vectors(n=2000, width=16, seed=0):
     return items.astype(np.float32), queries.astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_exact_is_a_sort_of_all_products(seed):
-    items, queries = vectors(n=300, seed=seed)
-    found, values = index.exact_top_k(queries, items, 7)
-    products = queries.astype(np.float64) @ items.T.astype(np.float64)
-    assert found.tolist() == np.argsort(-products, axis=1)[:, :7].tolist()
-    assert values == pytest.approx(np.take_along_axis(products, found, axis=1), rel=1e-5)
-    few, none = index.exact_top_k(queries, items[:3], 5)
-    assert (few[:, 3:] == -1).all()
-    assert np.isneginf(none[:, 3:]).all()
-
-
 @pytest.mark.parametrize("kind", index.KINDS)
 def test_the_recall_that_is_written_is_the_recall_there_is(kind, tmp_path):
     items, queries = vectors()
     made = index.build(items, queries, kind)
     made.save(tmp_path)
-    truth = index.exact_top_k(queries, items, 100)[0]
+    truth = exact_top_k(queries, items, 100)[0]
     found = index.load(tmp_path, items, queries).search(queries, 100)[0]
     recall = np.mean([len(set(a) & set(b)) / 100 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
     written = json.loads((tmp_path / "index.json").read_text())
@@ -137,6 +126,6 @@ def test_a_damaged_or_mismatching_index_is_built_anew_with_a_warning(tmp_path, c
     index.build(items, queries).save(tmp_path)
     items, reason = harm(tmp_path, items)
     found = index.load(tmp_path, items, queries).search(queries, 5)[0]
-    assert found.tolist() == index.exact_top_k(queries, items, 5)[0].tolist()
+    assert found.tolist() == exact_top_k(queries, items, 5)[0].tolist()
     assert reason in caplog.text
     assert len(caplog.records) == 1

@@ -27,7 +27,7 @@ from recsysml.retrieval.questions import questions, training
 from recsysml.retrieval.row_loss import RowLoss
 from recsysml.schemas.data import InteractionsConfig
 from recsysml.schemas.evals import RetrievalEvalConfig
-from recsysml.schemas.retrievers import MultiHeadConfig, SASRecConfig, TwoTowerConfig
+from recsysml.schemas.retrievers import MultiHeadConfig, MultiStageConfig, SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
 
@@ -88,6 +88,28 @@ def lines(path):
     return [{k: v for k, v in row.items() if k not in ("seconds", "events_per_second")} for row in rows]
 
 
+def stopped(config, root, monkeypatch, at):
+    """The run directory of a training that was interrupted at a step."""
+    log = Run.log
+
+    def stop(self, step, values):
+        log(self, step, values)
+        if step == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", stop)
+    with pytest.raises(Interrupted):
+        train(config, root)
+    monkeypatch.setattr(Run, "log", log)
+    (path,) = (root / "train").iterdir()
+    return path
+
+
+def asked(ring):
+    """Histories of the test's users."""
+    return questions(load(InteractionsConfig(path=str(ring), split="last_out")), "test", mask_seen=True).histories
+
+
 LOSSES: list[dict[str, Any]] = [
     {"loss": "full"},
     {"loss": "sampled"},
@@ -132,18 +154,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monk
     config = configure(ring, max_steps=25, log_every=1, **settings)
     whole = train(config, tmp_path / "whole")
 
-    log = Run.log
-
-    def stop(self, step, values):
-        log(self, step, values)
-        if step == 17:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "log", stop)
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "stopped")
-    monkeypatch.setattr(Run, "log", log)
-    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    path = stopped(config, tmp_path / "stopped", monkeypatch, at=17)
     train(config, tmp_path, resume=path)
     assert lines(path) == lines(whole)
     assert results(path)["metrics"] == results(whole)["metrics"]
@@ -167,6 +178,69 @@ def test_a_head_is_opened_with_its_run_and_has_no_index(ring, tmp_path, capsys, 
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["export", str(path), str(tmp_path / "out")]) == 2
     assert "no products of vectors" in capsys.readouterr().err
+
+
+SMALL = {"d_model": 16, "d_hidden": 32, "context_length": 8, "dropout": 0.1}
+SAMPLED = {"loss": "sampled", "in_batch_negatives": 20, "temperature": 0.1}
+
+
+def test_two_stages_in_one_run_find_order_and_serve(ring, tmp_path, capsys):
+    model = MultiStageConfig(**SMALL, n_candidates=6, d_ranker=16, teacher="seq_knn")
+    path = train(configure(ring, model, **SAMPLED, max_steps=80), tmp_path)
+    found = results(path)["metrics"]
+    assert found["test/recall@1"]["value"] > 0.8
+    given = found["test/candidate_recall@6"]["value"]
+    assert found["test/recall@5"]["value"] <= given
+    assert found["test/recall@5"]["baselines"]["stage_one"] <= given  # the six nearest hold the five nearest
+    assert any("train/rank_loss" in row for row in lines(path))
+
+    assert main(["eval", f"checkpoint={path}", f"outputs={tmp_path}"]) == 0
+    (judged,) = (tmp_path / "eval").iterdir()
+    test = {name: entry for name, entry in found.items() if name.startswith("test/")}
+    test.pop("test/index_recall@100")
+    assert results(judged)["metrics"] == test
+
+    capsys.readouterr()
+    told = []
+    for _ in range(2):  # by its index, then without one
+        assert main(["recommend", str(path), "--history", "i03,i04,i05", "-k", "15"]) == 0
+        told.append([line.split()[2] for line in capsys.readouterr().out.splitlines()])
+        (path / "index").rename(path / "gone") if (path / "index").exists() else None
+    assert told[0] == told[1]
+    assert sorted(told[0] + ["i03", "i04", "i05"])[:3] == ["i00", "i01", "i02"]
+    assert main(["export", str(path), str(tmp_path / "out")]) == 0
+    assert np.load(tmp_path / "out" / "user_vectors.npy").shape == (40, 16)
+
+
+def test_a_ranker_learns_on_top_of_a_runs_towers_from_another_run(ring, tmp_path):
+    towers = train(configure(ring, TwoTowerConfig(**SMALL), **SAMPLED, max_steps=30), tmp_path / "towers")
+    teacher = train(configure(ring, max_steps=30), tmp_path / "teacher")
+    model = MultiStageConfig(**SMALL, n_candidates=6, init_from=str(towers), teacher=str(teacher))
+    path = train(configure(ring, model, **SAMPLED, max_steps=30, eval_every=30), tmp_path)
+    before, after = (open_retriever(each / "checkpoints" / "best").retriever for each in (towers, path))
+    assert np.array_equal(before.item_vectors(), after.item_vectors())
+    assert np.array_equal(before.scores(asked(ring)), after.first_stage().scores(asked(ring)))
+    alone = results(towers)["metrics"]["test/recall@1"]["value"]
+    found = results(path)["metrics"]["test/recall@1"]
+    assert found["baselines"]["stage_one"] == alone
+    assert found["value"] > alone
+
+    for wrong, words in (
+        ({"init_from": str(teacher)}, "holds a model of kind sasrec; give the directory of a run of two_tower"),
+        ({"init_from": str(towers), "d_hidden": 8}, r"was made with model\.d_hidden=32: give the same"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            train(configure(ring, dataclasses.replace(model, **wrong), max_steps=1), tmp_path / "wrong")
+
+
+def test_a_run_of_two_stages_that_was_stopped_goes_on_to_the_same_numbers(ring, tmp_path, monkeypatch):
+    model = MultiStageConfig(**SMALL, n_candidates=6, d_ranker=8)
+    config = configure(ring, model, **SAMPLED, max_steps=25)
+    whole = train(config, tmp_path / "whole")
+    path = stopped(config, tmp_path / "stopped", monkeypatch, at=17)
+    train(config, tmp_path, resume=path)
+    assert lines(path) == lines(whole)
+    assert results(path)["metrics"] == results(whole)["metrics"]
 
 
 def test_graphs_of_training_events_and_friends_go_with_the_checkpoint(ring, tmp_path, monkeypatch):
