@@ -11,6 +11,7 @@ import numpy as np
 from recsysml.data.features import Features
 from recsysml.data.impression_data import RawImpressions, bounds_by_time, past
 from recsysml.data.progress import progress
+from recsysml.data.retention import retention_labels
 from recsysml.data.world_population import DAY
 from recsysml.data.world_sessions import Impressions
 from recsysml.errors import ConfigError
@@ -49,11 +50,14 @@ def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
             dense[f"{name}_{column}"] = features.dense[rows, place].astype(np.float64)
         bags[f"{name}_tags"] = _tags(features, rows)
     vectors = population.item_features.vectors
+    labels = {name: getattr(shown, name).astype(np.float64) for name in config.actions}
+    if config.retention:
+        labels |= _later(config, shown, moments["session"])
     return RawImpressions(
         config.name,
         ["world", version, config.users, config.items, config.events, config.seed],
         bounds_by_time(moments["request"], 0.1, 0.1, config.name),
-        {name: getattr(shown, name).astype(np.float64) for name in config.task_types()},
+        labels,
         config.task_types(),
         moments["request"],
         moments["time"],
@@ -73,23 +77,48 @@ def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
     )
 
 
+def _later(config: WorldConfig, shown: Impressions, sessions: np.ndarray) -> dict[str, np.ndarray]:
+    """(N,) float64 of each later_ label: discounted sums over what follows in the session, later requests too.
+
+    Of a session on the edge of a split they look beyond it, as labels that are waited for do.
+    """
+    import polars as pl
+
+    columns = {
+        "seconds": shown.watch_seconds,
+        "items": np.ones(len(sessions)),
+        "conversions": shown.like.astype(np.float64) + shown.share,
+    }
+    asked: dict[str, str] = {}
+    rows = {name: columns[name] for name in config.retention} | {"session": sessions, "time": shown.times}
+    for key, action in (("counts", config.retention_pays), ("entered", config.retention_after)):
+        if action is not None:
+            rows[key] = getattr(shown, action)
+            asked[key] = key
+    found = retention_labels(
+        pl.DataFrame(rows), config.retention, session="session", order=["time"],
+        discount=config.retention_discount, **asked,
+    )  # fmt: skip
+    return {f"later_{name}": labels.fill_null(0.0).to_numpy() for name, labels in found.items()}
+
+
 def _log(world: World, events: int) -> tuple[Impressions, dict[str, np.ndarray]]:
-    """Every impression, and of each its request's id, time and whether an ad stood before the slate; by request."""
+    """Every impression, and of each its request's id, session, time and whether an ad stood before; by request."""
     parts, moments = [], []
     with progress("simulating the world", events) as advance:
         for requests, impressions in world:
             at = impressions.requests
             parts.append(impressions)
-            moments.append((requests.ids[at], requests.times[at], requests.ad_shown[at]))
+            moments.append((requests.ids[at], requests.sessions[at], requests.times[at], requests.ad_shown[at]))
             advance(len(at))
-    request, time, ad = (np.concatenate(column) for column in zip(*moments, strict=True))
+    request, session, time, ad = (np.concatenate(column) for column in zip(*moments, strict=True))
     joined = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in dataclasses.fields(Impressions)
     }
     order = np.lexsort((joined["positions"], request, time))
     shown = Impressions(**{name: values[order] for name, values in joined.items()})
-    return shown, {"request": request[order], "time": time[order], "ad": ad[order]}
+    return shown, {"request": request[order], "session": session[order], "time": time[order], "ad": ad[order]}
 
 
 def _tags(features: Features, rows: np.ndarray) -> tuple[polars.Series, np.ndarray, np.ndarray]:
