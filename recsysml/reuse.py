@@ -18,11 +18,12 @@ RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:
     """The overrides of `eval`, and before them the model and data of the checkpoint they mean, so that what fits it is
-    the default. They stand as they are where no run is found, or a model, an eval or tasks were typed."""
+    the default. They stand as they are where no run is found, or a model, tasks, or an eval without a checkpoint were
+    typed."""
     from recsysml.runs import read_json, resolve_checkpoint
 
     typed = dict(text.partition("=")[::2] for text in overrides)
-    if {"eval", "model", "tasks"} & set(typed):
+    if {"model", "tasks"} & set(typed) or ("eval" in typed and "checkpoint" not in typed):
         return overrides
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:

@@ -51,6 +51,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
+        "page": "recsysml.schemas.evals:PageEvalConfig",
         "policy": "recsysml.schemas.evals:PolicyEvalConfig",
         "ads": "recsysml.schemas.evals:AdsEvalConfig",
         "contamination": "recsysml.schemas.evals:ContaminationEvalConfig",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import above, at_least, one_of
+from recsysml.schemas.checks import above, at_least, one_of, share
 
 
 @dataclass
@@ -96,18 +96,71 @@ class ValueEvalConfig:
     """The order of a value model: what each task gets of it, and whether its share is the one asked for."""
 
     family: ClassVar[str] = "impressions"
-    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1",)
+    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1", "test/page/value", "test/page/session")
 
     kind: str = "value"
     # val or test
     split: str = "test"
     # impressions scored at once
     batch_size: int = 4096
+    # of the simulated world: requests whose candidates are put in order and paid by the world's truth; 0 does without
+    requests: int = 1000
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
         one_of("eval.split", self.split, ("val", "test"))
         at_least("eval.batch_size", self.batch_size, 1)
+        at_least("eval.requests", self.requests, 0)
+
+
+# how a page is made of what its candidates are worth
+PAGES = ("order", "gumbel", "mmr", "calibrated")
+
+
+@dataclass
+class PageEvalConfig:
+    """Pages made of all that could have been shown, and what they truly bring: of the simulated world alone."""
+
+    family: ClassVar[str] = "impressions"
+    headline: ClassVar[tuple[str, ...]] = ("test/page/order/value", "test/page/order/session")
+    # a value model's training judges pages itself
+    after_training: ClassVar[bool] = False
+
+    kind: str = "page"
+    # val or test
+    split: str = "test"
+    # what an item is worth, of a ranker: an expression of p_<task>; null is what the data pays for each task. A value
+    # model has its own
+    expression: str | None = None
+    # order (by worth alone), gumbel (drawn by it), mmr (unlike what stands above) or calibrated (true to the user's
+    # taste)
+    pages: list[str] = field(default_factory=lambda: list(PAGES))
+    # items on a page
+    length: int = 8
+    # of gumbel: 0 explores nothing. It and the next two are beside values in units of their standard deviation
+    temperature: float = 0.3
+    # of mmr: the weight of being unlike, below 1
+    diversity: float = 0.3
+    # of calibrated: the weight of the user's taste, below 1
+    calibration: float = 0.3
+    # so many, evenly from the split
+    requests: int = 1000
+    # candidates scored at once
+    batch_size: int = 4096
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        for name in self.pages:
+            one_of("eval.pages", name, PAGES)
+        if not self.pages or len(set(self.pages)) < len(self.pages):
+            raise ConfigError(f"eval.pages={self.pages}: give one or more ways to make a page, each once.")
+        at_least("eval.length", self.length, 2)
+        at_least("eval.requests", self.requests, 2)
+        at_least("eval.batch_size", self.batch_size, 1)
+        at_least("eval.temperature", self.temperature, 0)
+        share("eval.diversity", self.diversity)
+        share("eval.calibration", self.calibration)
 
 
 # whose value is asked for

@@ -131,7 +131,8 @@ class ValueModelConfig:
     importance: dict[str, float] = field(default_factory=dict)
     # task -> its weight, as it is
     weights: dict[str, float] = field(default_factory=dict)
-    # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max
+    # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max. Of a label that is a
+    # number p_<task> is the number expected
     expression: str | None = None
 
     def validate(self) -> None:
@@ -159,8 +160,7 @@ class ValueModelConfig:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
         types = data.task_types()
         if self.expression:
-            binary = [task for task, kind in types.items() if kind == "binary"]
-            ParsedExpression(self.expression, binary)
+            ParsedExpression(self.expression, list(types))
         if not (self.weights or self.expression) and len(self.asked(data)) < 2:
             raise ConfigError("data has fewer than two binary labels: one alone matters wholly; give model.weights.")
         for key, names in (("model.importance", self.importance), ("model.weights", self.weights)):
