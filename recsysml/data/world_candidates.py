@@ -1,4 +1,4 @@
-"""What the simulated world could have shown: the candidates of requests as a ranker takes them, at the top of a slate."""
+"""What the simulated world could have shown: the candidates of requests as a ranker takes them, each at the top."""
 
 from __future__ import annotations
 

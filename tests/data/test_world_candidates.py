@@ -1,4 +1,4 @@
-"""Candidates as rankers take them: those that were shown have the inputs of their impression, all else is the world's."""
+"""Candidates as rankers take them: what was shown has the inputs of its impression, all else is the world's."""
 
 import numpy as np
 import pytest
