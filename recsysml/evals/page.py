@@ -1,7 +1,7 @@
 """Pages made of all that could have been shown, and what they truly bring: of a ranker or a value model.
 
 The simulated world knows what comes of pages that nobody saw, so nothing is estimated. Beside every kind of page stand
-the log's own (`baseline`) and one in the order of true reward over the true chance of leaving (`by_truth`).
+the log's own (`baseline`) and one in the order of each item's true reward (`by_truth`), near the best there is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Truth:
     opened: world_truth.Truth
     moment: Any
     rewards: np.ndarray  # (R, M) of each at the top; 0 of what is no candidate
-    best: np.ndarray  # (R, length) columns, by reward over the chance of leaving
+    best: np.ndarray  # (R, length) columns, by reward
     weights: dict[str, float]
 
 
@@ -56,7 +56,7 @@ def truth_of(config: Any, candidates: Candidates, length: int) -> Truth:
     moment = world_truth.moments_of(opened, candidates.requests)
     laws = opened.responses(moment, candidates.items)
     rewards = np.where(candidates.offered, world_truth.reward(laws, weights), 0.0)
-    return Truth(opened, moment, rewards, candidates.slates(rewards / laws.leave, length), weights)
+    return Truth(opened, moment, rewards, candidates.slates(rewards, length), weights)
 
 
 def judge(pages: np.ndarray, candidates: Candidates, truth: Truth) -> dict[str, np.ndarray]:

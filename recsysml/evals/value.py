@@ -121,7 +121,7 @@ def record_pages(
     """Of the simulated world: what pages in the order of the value truly bring, from all that could have been shown.
 
     The value of a page (leaving counted in) and of the session that may follow, beside the log's pages, and pages in
-    the order of true reward over the true chance of leaving. Nothing of other data, and with eval.requests=0.
+    the order of each item's true reward. Nothing of other data, and with eval.requests=0.
     """
     if config.data.kind != "world" or not config.eval.requests:
         return
@@ -129,11 +129,11 @@ def record_pages(
     length = world_truth.SLATE
     candidates = world.load_candidates(config.data, encoder, split=split, limit=config.eval.requests, length=length)
     moment = world_truth.moments_of(opened, candidates.requests)
-    laws = opened.responses(moment, candidates.items)
+    rewards = world_truth.reward(opened.responses(moment, candidates.items), weights)
     pages = {
         "value model": candidates.slates(worth(model, probabilities, candidates), length),
         "as logged": candidates.logged,
-        "by truth": candidates.slates(world_truth.reward(laws, weights) / laws.leave, length),
+        "by truth": candidates.slates(rewards, length),
     }
     brought = {
         name: world_truth.outcome(opened, moment, np.take_along_axis(candidates.items, columns, axis=1), weights)
