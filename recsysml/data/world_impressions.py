@@ -11,6 +11,7 @@ import numpy as np
 from recsysml.data.features import Features
 from recsysml.data.impression_data import RawImpressions, bounds_by_time, past
 from recsysml.data.progress import progress
+from recsysml.data.retention import retention_labels
 from recsysml.data.world_population import DAY
 from recsysml.data.world_sessions import Impressions
 from recsysml.errors import ConfigError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from recsysml.data.world import World
 
 log = logging.getLogger("recsysml")
+
+ACTIONS = ("click", "long_view", "like", "share", "skip", "leave")
 
 
 def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
@@ -51,9 +54,9 @@ def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
     vectors = population.item_features.vectors
     return RawImpressions(
         config.name,
-        ["world", version, config.users, config.items, config.events, config.seed],
+        ["world", version, config.users, config.items, config.events, config.seed, config.retention_discount],
         bounds_by_time(moments["request"], 0.1, 0.1, config.name),
-        {name: getattr(shown, name).astype(np.float64) for name in config.task_types()},
+        {name: getattr(shown, name).astype(np.float64) for name in ACTIONS} | _later(config, shown, moments),
         config.task_types(),
         moments["request"],
         moments["time"],
@@ -73,23 +76,45 @@ def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
     )
 
 
+def _later(config: WorldConfig, shown: Impressions, moments: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The labels of `data.retention`, by name: (N,) float64 each."""
+    import polars as pl
+
+    if not config.retention:
+        return {}
+    columns = {
+        value: np.ones(len(shown.items)) if value == "items" else getattr(shown, value).astype(np.float64)
+        for value in config.retention
+    }
+    place = {"_session": moments["session"], "_time": moments["time"], "_position": shown.positions}
+    found = retention_labels(
+        pl.DataFrame(columns | place),
+        config.retention,
+        session="_session",
+        order=["_time", "_position"],
+        discount=config.retention_discount,
+    )
+    return {f"later_{value}": labels.to_numpy() for value, labels in found.items()}
+
+
 def _log(world: World, events: int) -> tuple[Impressions, dict[str, np.ndarray]]:
-    """Every impression, and of each its request's id, time and whether an ad stood before the slate; by request."""
+    """Every impression, and of each its request's id, time and session, and whether an ad came before; by request."""
     parts, moments = [], []
     with progress("simulating the world", events) as advance:
         for requests, impressions in world:
             at = impressions.requests
             parts.append(impressions)
-            moments.append((requests.ids[at], requests.times[at], requests.ad_shown[at]))
+            moments.append((requests.ids[at], requests.times[at], requests.ad_shown[at], requests.sessions[at]))
             advance(len(at))
-    request, time, ad = (np.concatenate(column) for column in zip(*moments, strict=True))
+    request, time, ad, session = (np.concatenate(column) for column in zip(*moments, strict=True))
     joined = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in dataclasses.fields(Impressions)
     }
     order = np.lexsort((joined["positions"], request, time))
     shown = Impressions(**{name: values[order] for name, values in joined.items()})
-    return shown, {"request": request[order], "time": time[order], "ad": ad[order]}
+    moments_by_row = {"request": request, "time": time, "ad": ad, "session": session}
+    return shown, {name: values[order] for name, values in moments_by_row.items()}
 
 
 def _tags(features: Features, rows: np.ndarray) -> tuple[polars.Series, np.ndarray, np.ndarray]:

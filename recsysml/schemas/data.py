@@ -180,6 +180,10 @@ class Ml1mConfig(_InteractionFields):
         one_of("data.source", self.source, ("auto", "ratings", "sequences"))
 
 
+# what a session may go on to bring
+RETAINED = ("click", "long_view", "like", "share", "items", "watch_seconds")
+
+
 @dataclass
 class WorldConfig(_InteractionFields):
     """The simulated world: its truth is known, so that what is learnt can be held against it.
@@ -206,6 +210,10 @@ class WorldConfig(_InteractionFields):
     seed: int = 1
     # for retrievers: what makes an event an interaction: click, long_view, like or share
     action: str = "click"
+    # for rankers: labels later_<value> besides, real ones: the sum over the rest of the session, from the next item on,
+    # of value x discount^distance; click, long_view, like, share, items (a one each) or watch_seconds
+    retention: list[str] = field(default_factory=list)
+    retention_discount: float = 0.9
 
     def validate(self) -> None:
         super().validate()
@@ -213,10 +221,16 @@ class WorldConfig(_InteractionFields):
         at_least("data.users", self.users, 10)
         at_least("data.items", self.items, 100)
         at_least("data.events", self.events, 100)
+        share("data.retention_discount", self.retention_discount, one=True)
+        for value in self.retention:
+            one_of("data.retention", value, RETAINED)
+        if len(set(self.retention)) < len(self.retention):
+            raise ConfigError(f"data.retention={self.retention}: name each value once.")
 
     def task_types(self) -> dict[str, str]:
         """Label of an impression -> binary or real."""
-        return dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")
+        own = dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")
+        return own | {f"later_{value}": "real" for value in self.retention}
 
 
 @dataclass
