@@ -16,6 +16,7 @@ from recsysml.data.impression_data import ImpressionTable
 from recsysml.data.progress import progress
 from recsysml.engine import device
 from recsysml.metrics import ranking as metrics
+from recsysml.metrics.retrieval import history_groups
 from recsysml.models.ranking_baselines import BASELINES
 from recsysml.ranking.baseline_features import baseline_features
 from recsysml.ranking.calibration_report import record_calibrations
@@ -141,6 +142,30 @@ def record(
         )  # fmt: skip
 
 
+def record_by_history(run: Any, split: str, scores: np.ndarray, table: ImpressionTable, tasks: Sequence[str]) -> None:
+    """Put into the record the means over binary tasks for users of whom little is known and much: by how many of the
+    impressions that were learnt from are theirs."""
+    if table.shape.user is None:
+        return
+    start, stop = table.bounds[split]
+    users = table.cohort(table.shape.user)
+    known = np.bincount(users[slice(*table.fitted)], minlength=table.shape.sparse[table.shape.user])
+    known[0] = 0  # whoever was never met
+    groups, names = history_groups(known[users[start:stop]])
+    for number, name in enumerate(names):
+        own = np.flatnonzero(groups == number)
+        pairs = [
+            (scores[own, place], labels_of(table, (start, stop), task)[own])
+            for place, task in enumerate(tasks)
+            if table.shape.tasks[task] == "binary"
+        ]
+        pairs = [(z, y) for z, y in pairs if 0 < y.sum() < len(y)]
+        if pairs:
+            for metric, of in (("auc", metrics.auc), ("ne", metrics.normalised_entropy)):
+                value = float(np.mean([of(z, y)[0] for z, y in pairs]))
+                run.metric(f"{split}/history_{name}/{metric}", value, stderr=None, n=len(own), better=BETTER[metric])
+
+
 def _mean_error(
     name: str, scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tasks: Sequence[str]
 ) -> float | None:
@@ -188,6 +213,7 @@ def judge_and_record(
         simple = {**simple, "uncalibrated": judge(raw, table, rows, model.tasks)}
     record(run, split, scores, judged, simple, table, model.tasks)
     logger.info("%s", sentence(split, judged, simple))
+    record_by_history(run, split, scores, table, model.tasks)
     found = record_calibrations(run, split, scores, raw, table, model.tasks)
     if found:
         logger.info("%s", found)

@@ -25,6 +25,7 @@ from recsysml.ranking.calibrating import calibrate
 from recsysml.ranking.calibration_losses import CalibrationLosses
 from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
+from recsysml.schemas.evals import TrueRewardEvalConfig
 from recsysml.schemas.run import RunConfig
 
 logger = logging.getLogger("recsysml")
@@ -42,6 +43,10 @@ def train(config: RunConfig, run: Any) -> None:
 
 def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     settings = config.trainer
+    record_reward = None
+    if isinstance(config.eval, TrueRewardEvalConfig):
+        lazy.resolve("recsysml.evals.true_reward:check")(config)
+        record_reward = lazy.resolve("recsysml.evals.true_reward:record")
     with world.main_first():
         table: ImpressionTable = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")(config.data)
     seeds.seed_everything(config.seed)
@@ -113,6 +118,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     simple = evals.baselines(config.eval.baselines, table, ["val", "test"], model.tasks)
     for split in ("val", "test"):
         evals.judge_and_record(run, split, model, table, simple[split], **how)
+        if record_reward:
+            record_reward(run, split, config, model, table, machine)
     record.finish(run, fitted, best_by, chosen)
 
 
