@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from recsysml import sections
 from recsysml.data.impression_data import ImpressionTable
 from recsysml.data.world import load_impressions, open_world
 from recsysml.data.world_laws import Moment, responses
@@ -114,17 +115,37 @@ def record(
 
     served = value(logits(model, table, rows, **how))
     logged = requests.value(-np.arange(SLATE) * np.ones(requests.real.shape), weights)
-    others = {"by_truth": float(requests.value(requests.true_scores(weights), weights).mean())}
+    others = {"by_truth": requests.value(requests.true_scores(weights), weights)}
     if model.calibration is not None:
-        others["uncalibrated"] = float(value(logits(model, table, rows, **how, calibrated=False)).mean())
+        others["uncalibrated"] = value(logits(model, table, rows, **how, calibrated=False))
     n = len(served)
     run.metric(
         f"{split}/true_reward", float(served.mean()), stderr=float(served.std(ddof=1) / np.sqrt(n)), n=n,
-        better="higher", baseline=float(logged.mean()), baselines=others,
+        better="higher", baseline=float(logged.mean()),
+        baselines={name: float(each.mean()) for name, each in others.items()},
     )  # fmt: skip
     run.add_examples(f"{split}/true_reward", [str(id_) for id_ in requests.requests], served)
-    said = ", ".join(f"{name} {mean:.4f}" for name, mean in {"as logged": logged.mean(), **others}.items())
+    _section(run, split, logged, {"served": served, **others})
+    said = ", ".join(f"{name} {each.mean():.4f}" for name, each in {"as logged": logged, **others}.items())
     logger.info("%s/true_reward %.4f a request (%s)", split, served.mean(), said)
+
+
+def _section(run: Any, split: str, logged: np.ndarray, orders: dict[str, np.ndarray]) -> None:
+    """What each order brings beyond the logged one, request by request, as bars; and what the calibration adds."""
+    gains = {name: each - logged for name, each in orders.items()}
+    bars = [
+        {"label": name, "value": gain.mean(), "low": gain.mean() - 1.96 * error, "high": gain.mean() + 1.96 * error}
+        for name, gain in gains.items()
+        for error in [gain.std(ddof=1) / np.sqrt(len(gain))]
+    ]
+    note = (
+        f"The logged order brings {logged.mean():.4f} a request. Intervals: 95%, of differences on the same requests."
+    )
+    if "uncalibrated" in gains:
+        own = gains["served"] - gains["uncalibrated"]
+        note += f" The calibration adds {own.mean():.4f} ± {own.std(ddof=1) / np.sqrt(len(own)):.4f} (standard error)."
+    parts = [sections.bars("Beyond the order as logged", "expected reward a request", bars)]
+    run.section(f"true_reward_{split}", f"True reward, {split}", parts, note)
 
 
 def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from recsysml import sections
 from recsysml.cli import main
 from recsysml.data.world import load_impressions, open_world
 from recsysml.data.world_laws import responses
@@ -84,6 +85,10 @@ def test_from_the_command_line(own_outputs):
     entry = trained["test/true_reward"]
     assert entry["baselines"].keys() == {"by_truth", "uncalibrated"} and entry["value"] < entry["baselines"]["by_truth"]
     assert any(name.startswith("test/history_") for name in trained)
+    section = sections.read(path / "sections" / "true_reward_test.json")
+    bars = {bar["label"]: bar for bar in section["parts"][0]["bars"]}
+    assert bars["served"]["value"] == pytest.approx(entry["value"] - entry["baseline"], rel=1e-6)
+    assert bars["by_truth"]["low"] > 0 and "calibration adds" in section["note"]
     assert main(["eval", f"checkpoint={path}", "eval=true_reward"]) == 0
     (judged,) = (own_outputs / "eval").iterdir()
     again = json.loads((judged / "results.json").read_text())["metrics"]["test/true_reward"]
