@@ -139,7 +139,7 @@ def _section(run: Any, split: str, logged: np.ndarray, orders: dict[str, np.ndar
         for error in [gain.std(ddof=1) / np.sqrt(len(gain))]
     ]
     note = (
-        f"The logged order brings {logged.mean():.4f} a request. Intervals: 95%, of differences on the same requests."
+        f"The logged order brings {logged.mean():.4f} a request. Intervals of 95%, paired by request."
     )
     if "uncalibrated" in gains:
         own = gains["served"] - gains["uncalibrated"]
