@@ -20,8 +20,8 @@ from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
-# standard deviation of a cohort's shift before anything is seen of it, in logits: small cohorts keep near 0
-_PRIOR = 0.5
+# standard deviations of a cohort's shift before anything is seen of it, in logits, among which each task's is chosen
+_PRIORS = (0.03, 0.1, 0.3, 1.0)
 
 
 def fit_calibration(
@@ -35,7 +35,7 @@ def fit_calibration(
 
     logits, labels (N, K); a label that is NaN does not count, and a task without both answers is left as it is.
     cohorts (N, C) ids below cohort_sizes (C,). The cohorts' shifts and the isotonic layer's slopes are those of the
-    highest posterior under normal priors; everything else is plain maximum likelihood.
+    highest posterior under normal priors, that of shifts chosen on every other row; all else is maximum likelihood.
     """
     z = torch.as_tensor(logits).detach().to(torch.float64)  # (N, K)
     y = torch.as_tensor(labels).detach().to(torch.float64)
@@ -61,7 +61,12 @@ def fit_calibration(
     calibration.double()
     if isinstance(calibration.shape, IsotonicLayer):
         calibration.shape.cover(torch.quantile(z[:100_000], 0.001, dim=0), torch.quantile(z[:100_000], 0.999, dim=0))
-    _least_log_loss(calibration, z, y, counted, ids)
+    prior = None
+    if ids is not None:
+        alone = fit_calibration(kind, z, torch.where(counted, y, torch.nan)) if kind != "none" else None
+        shaped = z if alone is None else alone(z.float()).double()
+        prior = _chosen_prior(shaped, y, counted, ids, cohort_sizes)
+    _least_log_loss(calibration, z, y, counted, ids, prior)
     return calibration.float().eval().requires_grad_(False)
 
 
@@ -85,8 +90,30 @@ def calibrate(model: Any, table: ImpressionTable, *, batch_size: int, device: to
     return True
 
 
-def _least_log_loss(calibration: Calibration, z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor | None) -> None:
-    """Moves what can be moved. The tasks share nothing, so one search over all finds each one's own optimum."""
+def _chosen_prior(z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(K,) of each task the deviation whose shifts, fitted on every other row, have the least log loss on the rest."""
+    losses = torch.zeros(len(_PRIORS), z.shape[1], dtype=z.dtype)
+    for first in (0, 1):
+        own, rest = slice(first, None, 2), slice(1 - first, None, 2)
+        target, weight = torch.where(counted, y, 0.0)[rest], counted[rest]
+        for place, deviation in enumerate(_PRIORS):
+            shifts = Calibration("none", z.shape[1], sizes).double()
+            prior = torch.full_like(losses[0], deviation)
+            _least_log_loss(shifts, z[own], y[own], counted[own], cohorts[own], prior)
+            with torch.no_grad():
+                logits = shifts(z[rest], cohorts[rest])
+            each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            losses[place] += (each * weight).sum(dim=0)
+    return torch.tensor(_PRIORS, dtype=z.dtype)[losses.argmin(dim=0)]
+
+
+def _least_log_loss(
+    calibration: Calibration, z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor | None, prior: Tensor | None = None
+) -> None:
+    """Moves what can be moved. The tasks share nothing, so one search over all finds each one's own optimum.
+
+    prior (K,): deviations of the cohorts' shifts, where there are any.
+    """
     parameters = list(calibration.parameters())
     if not parameters:
         return
@@ -104,7 +131,8 @@ def _least_log_loss(calibration: Calibration, z: Tensor, y: Tensor, counted: Ten
         each = nn.functional.binary_cross_entropy_with_logits(calibration(z, cohorts), target, reduction="none")
         value = (each * weight).sum()
         if calibration.cohort is not None:
-            value = value + (0.5 * (calibration.cohort.shifts / _PRIOR) ** 2 / rows).sum()
+            assert prior is not None
+            value = value + (0.5 * (calibration.cohort.shifts / prior) ** 2 / rows).sum()
         if isinstance(calibration.shape, IsotonicLayer):
             value = value + (0.5 * (calibration.shape.slopes - begin) ** 2 / rows).sum()
         value.backward()
