@@ -100,13 +100,10 @@ def _later(config: WorldConfig, shown: Impressions, sessions: np.ndarray) -> dic
     """
     import polars as pl
 
-    columns = {
-        "seconds": shown.watch_seconds,
-        "items": np.ones(len(sessions)),
-        "conversions": shown.like.astype(np.float64) + shown.share,
-    }
+    made = {"items": np.ones(len(sessions)), "conversions": shown.like.astype(np.float64) + shown.share}
+    columns = {name: made[name] if name in made else getattr(shown, name) for name in config.retention}
     asked: dict[str, str] = {}
-    rows = {name: columns[name] for name in config.retention} | {"session": sessions, "time": shown.times}
+    rows = columns | {"session": sessions, "time": shown.times}
     for key, action in (("counts", config.retention_pays), ("entered", config.retention_after)):
         if action is not None:
             rows[key] = getattr(shown, action)

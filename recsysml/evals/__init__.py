@@ -9,6 +9,7 @@ KINDS = {
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
+    "true_reward": "recsysml.evals.true_reward:evaluate_checkpoint",
     "value": "recsysml.evals.value:evaluate_checkpoint",
     "page": "recsysml.evals.page:evaluate_checkpoint",
     "policy": "recsysml.evals.policy:evaluate_checkpoint",

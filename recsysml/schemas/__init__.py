@@ -50,6 +50,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "lm_harness": "recsysml.schemas.evals:LMHarnessEvalConfig",
         "retrieval": "recsysml.schemas.evals:RetrievalEvalConfig",
         "ranking": "recsysml.schemas.evals:RankingEvalConfig",
+        "true_reward": "recsysml.schemas.evals:TrueRewardEvalConfig",
         "value": "recsysml.schemas.evals:ValueEvalConfig",
         "page": "recsysml.schemas.evals:PageEvalConfig",
         "policy": "recsysml.schemas.evals:PolicyEvalConfig",

@@ -196,7 +196,9 @@ class WorldConfig(_InteractionFields):
     # what can happen to an item that is shown
     actions: ClassVar[tuple[str, ...]] = ("click", "long_view", "like", "share", "skip", "leave")
     # what a session goes on to, as labels of what came before
-    retained: ClassVar[tuple[str, ...]] = ("seconds", "items", "conversions")
+    retained: ClassVar[tuple[str, ...]] = (
+        "items", "watch_seconds", "conversions", "click", "long_view", "like", "share",
+    )  # fmt: skip
     # what a policy is paid for, where its model does not say otherwise
     reward_weights: ClassVar[dict[str, float]] = {"click": 0.5, "long_view": 1.0, "like": 1.0, "share": 2.0}
 
@@ -210,8 +212,8 @@ class WorldConfig(_InteractionFields):
     seed: int = 1
     # for retrievers: what makes an event an interaction: click, long_view, like or share
     action: str = "click"
-    # for rankers, besides what happens to the item itself: what its user does later in the session, as labels
-    # later_seconds (watched), later_items (seen) and later_conversions (likes and shares); any of the three names
+    # for rankers, besides what happens to the item itself: what its user does later in the session, as real labels
+    # later_<value>: items (a one each), watch_seconds, conversions (likes and shares), click, long_view, like or share
     retention: list[str] = field(default_factory=list)
     # an event k items later counts retention_discount^k
     retention_discount: float = 0.9
@@ -232,6 +234,8 @@ class WorldConfig(_InteractionFields):
         at_least("data.users", self.users, 10)
         at_least("data.items", self.items, 100)
         at_least("data.events", self.events, 100)
+        if len(set(self.retention)) < len(self.retention):
+            raise ConfigError(f"data.retention={self.retention}: name each value once.")
 
     def task_types(self) -> dict[str, str]:
         """Label of an impression -> binary or real."""

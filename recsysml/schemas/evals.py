@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import above, at_least, one_of, share
+from recsysml.schemas.value_expression import ParsedExpression
 
 
 @dataclass
@@ -89,6 +90,32 @@ class RankingEvalConfig:
         at_least("eval.batch_size", self.batch_size, 1)
         for name in self.baselines:
             one_of("eval.baselines", name, RANKING_BASELINES)
+
+
+@dataclass
+class TrueRewardEvalConfig(RankingEvalConfig):
+    """What `ranking` shows and, on the simulated world, what slates in the order of a value model are truly worth."""
+
+    headline: ClassVar[tuple[str, ...]] = ("test/true_reward", "test/ne", "test/auc")
+
+    kind: str = "true_reward"
+    baselines: list[str] = field(default_factory=lambda: ["base_rate"])
+    # action -> what it is worth: click, long_view, like, share, and the unwanted skip and leave
+    reward: dict[str, float] = field(
+        default_factory=lambda: {"click": 1.0, "long_view": 2.0, "like": 5.0, "share": 10.0}
+    )
+    # what slates are ordered by: an expression of p_<task>; null is the sum of reward x probability
+    value: str | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        actions = ("click", "long_view", "like", "share", "skip", "leave")
+        for name in self.reward:
+            one_of("eval.reward", name, actions)
+        if not self.reward:
+            raise ConfigError("eval.reward is empty: name at least one action and what it is worth.")
+        if self.value:
+            ParsedExpression(self.value, actions, "eval.value")
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The world's log as impressions: every event once, and nothing of a row's own slate among its inputs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,25 @@ def test_later_labels_are_what_the_rest_of_the_session_brought(seed, pays, after
     np.testing.assert_allclose(raw.labels["later_items"], wanted[:, 1], atol=1e-9)
     assert wanted.max() > 2
     assert raw.task_types["later_items"] == "real"
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_retention_labels_are_what_the_session_went_on_to_bring(seed):
+    """Against a walk through every session of the log, item by item; the other labels stay as they were."""
+    config = WorldConfig(users=40, items=120, events=900, seed=seed, retention=["long_view", "items"])
+    raw = read(config, world.open_world(config), world.FORMAT)
+    plain = read(dataclasses.replace(config, retention=[]), world.open_world(config), world.FORMAT)
+    assert list(raw.labels) == list(config.task_types()) and config.task_types()["later_items"] == "real"
+    for name, values in plain.labels.items():
+        assert np.array_equal(values, raw.labels[name])
+    session_of = {}
+    for requests, _ in world.open_world(config):
+        session_of |= dict(zip(requests.ids.tolist(), requests.sessions.tolist(), strict=True))
+    sessions = np.array([session_of[request] for request in raw.requests.tolist()])
+    for value, of in (("long_view", raw.labels["long_view"]), ("items", np.ones(len(sessions)))):
+        for session in np.unique(sessions):
+            own = np.flatnonzero(sessions == session)
+            own = own[np.lexsort((raw.positions[own], raw.times[own]))]
+            for place, row in enumerate(own):
+                wanted = sum(0.9 ** (k + 1) * of[later] for k, later in enumerate(own[place + 1 :]))
+                assert raw.labels[f"later_{value}"][row] == pytest.approx(wanted, abs=1e-9)
