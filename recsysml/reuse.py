@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from recsysml import catalogue
+from recsysml import catalogue, lazy
 from recsysml import config as configs
 from recsysml.errors import ConfigError
 from recsysml.files import outputs_dir
+from recsysml.schemas import SCHEMAS
 from recsysml.schemas.run import RunConfig
 
 # what a resumed run may be given: it changes no number of the run
@@ -18,16 +19,16 @@ RESUME_KEYS = ("tracker.", "progress", "trainer.log_every")
 
 def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[str]:
     """The overrides of `eval`, and before them the model and data of the checkpoint they mean, so that what fits it is
-    the default. They stand as they are where no run is found, or a model, an eval but eval=policy, or tasks were typed.
-    A policy that is no model needs no run: model=policy_ranker stands for what fits it."""
+    the default. They stand as they are where no run is found, or a model, tasks or an eval for something else were
+    typed. A policy that is no model needs no run: model=policy_ranker stands for what fits it."""
     from recsysml.runs import read_json, resolve_checkpoint
 
     typed = dict(text.partition("=")[::2] for text in overrides)
-    if {"model", "tasks"} & set(typed) or typed.get("eval", "policy") != "policy":
+    family = _family(typed["eval"], config_dir) if "eval" in typed else None
+    if {"model", "tasks"} & set(typed) or ("eval" in typed and family is None):
         return overrides
     if typed.get("eval.policy", "model") != "model":
         return ["model=policy_ranker", *overrides]
-    family = "slates" if "eval" in typed else None
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:
         found = resolve_checkpoint(typed.get("checkpoint", "last"), root, family=family)
@@ -47,6 +48,15 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
         if of_kind and group not in typed:  # a name of the user's own, or of a variant, is no choice
             chosen.append(f"{group}={label if label in of_kind else of_kind[0]}")
     return [*chosen, *overrides]
+
+
+def _family(eval_name: str, config_dir: Path | None) -> str | None:
+    """Of what an eval judges models of; None where there is no such eval, or it is for text, whose default fits all."""
+    file = catalogue.choices("eval", config_dir).get(eval_name)
+    if file is None:
+        return None
+    family = str(lazy.resolve(SCHEMAS["eval"][str(catalogue.kind_of(file))]).family)
+    return None if family == "text" else family
 
 
 def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], overrides: list[str]) -> RunConfig:

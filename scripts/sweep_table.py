@@ -28,10 +28,14 @@ def figures(run: Path, metric: str, also: list[str]) -> dict[str, float]:
     results = json.loads((run / "results.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
+    if not curve:  # what is only known when the run is over
+        curve = [(None, results["metrics"][metric]["value"])]
     best_step, best = (max if higher_is_better(run, metric) else min)(curve, key=lambda pair: pair[1])
     train = [row["train/loss"] for row in rows if row.get("train/loss") is not None][-20:]
     speed = (results.get("throughput") or {}).get("value")
-    values = (results["model"]["parameters"], best, best_step, curve[-1][1], statistics.mean(train), speed)
+    values = (
+        results["model"]["parameters"], best, best_step, curve[-1][1], statistics.mean(train) if train else None, speed
+    )  # fmt: skip
     found = {name: value for name, value in zip(COLUMNS, values, strict=True) if value is not None}
     return found | {name: results["metrics"][name]["value"] for name in also}
 

@@ -14,14 +14,17 @@ from recsysml.diff import flatten
 from recsysml.models.gpt import GPT
 
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
-# those whose replicates are worlds, each with a seed of its own
-WORLDS = ("ad_dial", "ad_methods")
-# what each claim about retrieval varies beside the seed
-RETRIEVAL = {
+# those that sweep over worlds: data.seed stands for seed
+WORLDS = ("ad_dial", "ad_methods", "retention_heads", "reward_over_risk", "value_model_targets")
+# what each claim about retrieval or ranking varies beside the seed
+RECOMMENDING = {
     "logq": {"trainer.logq"},
     "user_representation": {"model.user"},
     "deep_hash": {"model.user", "model.d_model"},
     "cluster_softmax": {"trainer.loss"},
+    "calibration_launch": {"trainer.listwise_weight"},
+    "cohort_calibration": {"model.calibration", "model.calibrate_cohorts"},
+    "user_representation_ranking": {"model.user"},
 }
 
 
@@ -39,11 +42,10 @@ def test_an_experiment_runs_as_a_sweep_over_one_data_set(name: str) -> None:
     configs = jobs(name)
     assert len(configs) > 2
     replicated = {"seed": 0} if name in WORLDS else {}
+    assert len({repr(job) for job in configs}) == len(configs)
     data = {job.trainer.kind: dataclasses.replace(job.data, **replicated) for job in configs}
     assert all(dataclasses.replace(job.data, **replicated) == data[job.trainer.kind] for job in configs)
     assert len(data) == (2 if name == "retrieval_is_pretraining" else 1)
-    distinct = {repr(job) for job in configs}
-    assert len(distinct) == len(configs)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -61,15 +63,15 @@ def test_models_are_compared_under_one_training_over_three_seeds_and_behind_warm
     assert trainer.warmup_steps <= trainer.max_steps / 10
 
 
-@pytest.mark.parametrize("name", list(RETRIEVAL))
-def test_claims_about_retrieval_vary_one_thing_over_three_seeds(name: str) -> None:
+@pytest.mark.parametrize("name", list(RECOMMENDING))
+def test_claims_about_recommending_vary_one_thing_over_three_seeds(name: str) -> None:
     configs = jobs(name)
     flat = [dict(flatten(dataclasses.asdict(job))) for job in configs]
     varied = {key for key in flat[0] if len({repr(values[key]) for values in flat}) > 1}
-    assert varied == RETRIEVAL[name] | {"seed"}
+    assert varied == RECOMMENDING[name] | {"seed"}
     seeds: dict[tuple[str, ...], set[int]] = {}
     for values in flat:
-        seeds.setdefault(tuple(str(values[key]) for key in RETRIEVAL[name]), set()).add(values["seed"])
+        seeds.setdefault(tuple(str(values[key]) for key in RECOMMENDING[name]), set()).add(values["seed"])
     assert all(found == {1, 2, 3} for found in seeds.values())
     assert configs[0].trainer.warmup_steps <= configs[0].trainer.max_steps / 10
 

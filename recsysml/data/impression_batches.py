@@ -24,13 +24,18 @@ class ImpressionBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        by_request: bool = False,
     ) -> None:
-        """rows: from and to. Raises DataError where there are none."""
+        """rows: from and to. by_request: the order is one of requests, whose rows stay side by side.
+
+        Raises DataError where there are no rows.
+        """
         if rows[0] == rows[1]:
             raise DataError(f"{table.name}: there is no impression to learn from")
         self.inputs = ImpressionInputs(table, context_length)
         self.start = rows[0]
-        self.order = RowOrder(rows[1] - rows[0], batch_size, seed, rank, world_size)
+        groups = np.unique(table.requests[rows[0] : rows[1]], return_inverse=True)[1] if by_request else None
+        self.order = RowOrder(rows[1] - rows[0], batch_size, seed, rank, world_size, groups)
 
     def rows(self, i: int) -> np.ndarray:
         """(b,) rows of the table in batch i, for this process; b = batch_size / world_size."""
@@ -53,7 +58,7 @@ class ImpressionInputs:
         """rows (B,) ->
 
         dense (B, F), vectors (B, E, D), sparse (B, S), bags (B, G, W) and history (B, H, Q) with -1 where there is
-        nothing, positions (B,), labels (B, T).
+        nothing, positions (B,), requests (B,), labels (B, T).
         """
         table = self.table
         bags = [bag.last(rows, self.bag_width)[..., 0] for bag in table.bags]  # (B, W) each
@@ -64,6 +69,7 @@ class ImpressionInputs:
             np.stack(bags, axis=1) if bags else np.zeros((len(rows), 0, 0), np.int64),
             table.history.last(rows, self.context_length),
             table.positions[rows],
+            table.requests[rows],
             table.labels[rows],
         )
         return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)

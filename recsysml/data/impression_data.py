@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("recsysml")
 
 SPLITS = ("train", "val", "test")
+# rows that only maps of probabilities are fitted on: the later half of what a source calls val
+CALIBRATION = "calibration"
 PADDING = -1
 
 
@@ -144,6 +146,19 @@ def bounds_by_time(requests: np.ndarray, val: float, test: float, name: str) -> 
     return found
 
 
+def with_calibration(bounds: dict[str, tuple[int, int]], requests: np.ndarray) -> dict[str, tuple[int, int]]:
+    """The bounds with val's later half set apart for calibration; requests (N,), none of which is cut in two.
+
+    What chooses a model by val and what maps its probabilities then share no row. A val of one request stays whole, and
+    calibration is empty.
+    """
+    start, stop = bounds["val"]
+    inside = np.arange(start + 1, stop)
+    begins = inside[requests[inside] != requests[inside - 1]]
+    middle = int(begins[np.abs(begins - (start + stop) / 2).argmin()]) if len(begins) else stop
+    return {"train": bounds["train"], "val": (start, middle), CALIBRATION: (middle, stop), "test": bounds["test"]}
+
+
 def past(
     users: np.ndarray, times: np.ndarray, event_users: np.ndarray, event_times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,6 +182,7 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
     Raises DataError for a label outside 0 and 1, a number that is none, and a task that has one answer only.
     """
     fitting = encoder is None
+    raw = replace(raw, bounds=with_calibration(raw.bounds, raw.requests))
     _check_rows(raw, fitting)
     learnt = slice(raw.bounds["train"][0], raw.bounds["train" if raw.fit_range == "train" else "val"][1])
     n = len(raw.requests)

@@ -15,10 +15,20 @@ class RowOrder:
     each takes rows `rank::world_size` of the same global batch.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        """groups (n,), numbered from 0: the order is one of groups, and the rows of each stay side by side."""
         assert n > 0, "there is no row to draw"
         assert batch_size % world_size == 0, "a batch must divide among the processes"
         self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
+        self.groups = groups
         self._epochs = Epochs(self._epoch)
 
     def __call__(self, i: int) -> np.ndarray:
@@ -33,4 +43,8 @@ class RowOrder:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """(n,) the order of an epoch."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.n)
+        random = np.random.default_rng([self.seed, epoch])
+        if self.groups is None:
+            return random.permutation(self.n)
+        places = random.permutation(int(self.groups.max()) + 1)
+        return np.argsort(places[self.groups], kind="stable")

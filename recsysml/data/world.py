@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsysml.data import world_impressions, world_slates
+from recsysml.data import world_candidates, world_impressions, world_slates
 from recsysml.data.impression_data import ImpressionTable, encode
 from recsysml.data.impression_encoder import ImpressionEncoder
 from recsysml.data.interaction_data import Interactions, divide
 from recsysml.data.progress import progress
 from recsysml.data.slates import LoggedSlates
+from recsysml.data.world_candidates import Candidates
 from recsysml.data.world_population import Latent, Population, make
 from recsysml.data.world_sessions import Impressions, Requests, n_slices, simulate
 from recsysml.schemas.data import WorldConfig
@@ -103,6 +104,13 @@ def load(config: WorldConfig) -> Interactions:
 def load_impressions(config: WorldConfig, encoder: ImpressionEncoder | None = None) -> ImpressionTable:
     """Every item that was shown, with what was known then and what came of it, for rankers."""
     return encode(world_impressions.read(config, open_world(config), FORMAT), encoder)
+
+
+def load_candidates(
+    config: WorldConfig, encoder: ImpressionEncoder, *, split: str, limit: int, length: int
+) -> Candidates:
+    """What could have been shown at requests of a split, for rankers whose rows `encoder` encodes."""
+    return world_candidates.read(config, open_world(config), FORMAT, encoder, split, limit, length)
 
 
 def load_slates(config: WorldConfig) -> LoggedSlates:

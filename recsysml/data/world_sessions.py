@@ -28,7 +28,7 @@ CANDIDATES, SLATE, REQUESTS = 40, 8, 6
 # events of one slice: what is held in memory at once
 SLICE = 50_000
 # of going on to another request after a slate that was looked at to its end
-_GO_ON = 0.8
+GO_ON = 0.8
 # a session's mean number of events, measured: only how many sessions are drawn depends on it
 _SESSION = 9.0
 
@@ -144,7 +144,7 @@ def _sessions(
         moved = 0.5 * intent[live] + clicked.sum(1) / np.maximum(1, np.abs(clicked).any(-1).sum(1))[:, None]
         intent[live] = moved / np.sqrt((moved**2).sum(1, keepdims=True))
         times[live] = t + done["seconds"].sum(1) + 2
-        stays = ~(done["leave"] & done["visible"]).any(1) & (random.random(len(live)) < _GO_ON)
+        stays = ~(done["leave"] & done["visible"]).any(1) & (random.random(len(live)) < GO_ON)
         live = live[stays]
     return rounds
 

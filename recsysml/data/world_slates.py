@@ -33,7 +33,7 @@ def read(config: WorldConfig, world: World, version: int) -> LoggedSlates:
     if config.split != "time":
         raise ConfigError(f"data.split={config.split}: slates are divided by time; use data.split=time.")
     parts, tops, logged, clicks = [], [], [], []
-    tasks = config.task_types()
+    tasks = dict.fromkeys(config.actions, "binary")
     with progress("simulating the world", config.events) as advance:
         for index in range(len(world)):
             requests, shown, logging = world.logged_slice(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from recsysml.data.world_laws import ACTIONS, Moment, Responses, responses
 from recsysml.data.world_population import Latent, Population, make
-from recsysml.data.world_sessions import SLATE, Behind, Impressions, n_slices, simulate
+from recsysml.data.world_sessions import GO_ON, REQUESTS, SLATE, Behind, Impressions, n_slices, simulate
 from recsysml.schemas.data import WorldConfig
 
 
@@ -44,6 +45,15 @@ class Truth:
         none = np.zeros(len(users))
         moment = Moment(users, times, taste_at(self.latent, users, times), none, none.astype(bool))
         return self.responses(moment, items).action(action)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What slates truly bring, one a request."""
+
+    value: np.ndarray  # (R,) expected reward of the slate
+    stays: np.ndarray  # (R,) probability that all of it is seen and the user is still there
+    session: np.ndarray  # (R,) expected reward of the slate and of the requests that may follow it
 
 
 def open_truth(config: WorldConfig) -> Truth:
@@ -111,6 +121,25 @@ def slate_value(laws: Responses, weights: Mapping[str, float]) -> np.ndarray:
     return np.asarray((there * reward(laws, weights)).sum(1))
 
 
+def moments_of(truth: Truth, ids: np.ndarray) -> Moment:
+    """The moments of requests (R,) by their ids, which rise."""
+    parts = []
+    for index in np.unique(ids >> 32):
+        rows = ids[ids >> 32 == index] & 0xFFFFFFFF
+        moment = truth.behind(int(index)).moment
+        parts.append([getattr(moment, field.name)[rows] for field in dataclasses.fields(Moment)])
+    return Moment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def outcome(truth: Truth, moment: Moment, items: np.ndarray, weights: Mapping[str, float]) -> Outcome:
+    """What slates of items (R, L), top first, truly bring at these moments, places and leaving counted in."""
+    laws = responses(truth.population, truth.latent, moment, items, np.arange(items.shape[1]))
+    value, stays = slate_value(laws, weights), (1 - laws.leave).prod(axis=1)
+    # a session goes on to a request like the mean one, REQUESTS at most
+    more = float((GO_ON * stays.mean()) ** np.arange(REQUESTS - 1) @ np.full(REQUESTS - 1, value.mean()))
+    return Outcome(value, stays, value + GO_ON * stays * more)
+
+
 def policy_value(
     truth: Truth, moment: Moment, items: np.ndarray, scores: np.ndarray, weights: Mapping[str, float]
 ) -> np.ndarray:
@@ -132,8 +161,11 @@ def policy_value(
 
 __all__ = [
     "SLATE",
+    "Outcome",
     "Truth",
+    "moments_of",
     "open_truth",
+    "outcome",
     "p_true",
     "policy_value",
     "reward",

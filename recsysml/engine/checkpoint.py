@@ -82,6 +82,23 @@ def save(
     return final
 
 
+def replace_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put other weights into a checkpoint (or what a link means), all else as it is; whole or not at all."""
+    path = path.resolve()
+    hidden = path.parent / f".writing-{path.name}-{os.getpid()}"
+    metadata = read_metadata(path)
+    try:
+        shutil.copytree(path, hidden)
+        _write(hidden / WEIGHTS, safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        sums = {**metadata["files"], WEIGHTS: sha256(hidden / WEIGHTS)}
+        write_json(hidden / METADATA, {**metadata, "files": sums})
+        _put(hidden, path)
+        _sync(path.parent)
+    except OSError as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise JobError(f"could not write checkpoint {path.name}: {error}; {_still_there(path.parent)}") from error
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """checkpoint.json of a checkpoint folder. Raises JobError naming the file if it is missing or damaged."""
     file = path / METADATA

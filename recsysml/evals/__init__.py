@@ -9,13 +9,16 @@ KINDS = {
     "lm_harness": "recsysml.evals.lm_harness:evaluate_checkpoint",
     "retrieval": "recsysml.evals.retrieval:evaluate_checkpoint",
     "ranking": "recsysml.evals.ranking:evaluate_checkpoint",
+    "true_reward": "recsysml.evals.true_reward:evaluate_checkpoint",
     "value": "recsysml.evals.value:evaluate_checkpoint",
+    "page": "recsysml.evals.page:evaluate_checkpoint",
     "policy": "recsysml.evals.policy:evaluate_checkpoint",
     "ads": "recsysml.evals.ads:evaluate_checkpoint",
     "contamination": "recsysml.evals.contamination:evaluate_checkpoint",
     "rag": "recsysml.evals.rag:evaluate_checkpoint",
 }
 CHECKS = {
+    "page": "recsysml.evals.splits:check_page",
     "language": "recsysml.evals.splits:check",
     "contamination": "recsysml.evals.contamination:check",
     "rag": "recsysml.evals.rag:check",

@@ -16,8 +16,10 @@ from recsysml.data.impression_data import ImpressionTable
 from recsysml.data.progress import progress
 from recsysml.engine import device
 from recsysml.metrics import ranking as metrics
+from recsysml.metrics.retrieval import history_groups
 from recsysml.models.ranking_baselines import BASELINES
 from recsysml.ranking.baseline_features import baseline_features
+from recsysml.ranking.calibration_report import record_calibrations
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
 
@@ -140,6 +142,30 @@ def record(
         )  # fmt: skip
 
 
+def record_by_history(run: Any, split: str, scores: np.ndarray, table: ImpressionTable, tasks: Sequence[str]) -> None:
+    """Put into the record the means over binary tasks for users of whom little is known and much: by how many of the
+    impressions that were learnt from are theirs."""
+    if table.shape.user is None:
+        return
+    start, stop = table.bounds[split]
+    users = table.cohort(table.shape.user)
+    known = np.bincount(users[slice(*table.fitted)], minlength=table.shape.sparse[table.shape.user])
+    known[0] = 0  # whoever was never met
+    groups, names = history_groups(known[users[start:stop]])
+    for number, name in enumerate(names):
+        own = np.flatnonzero(groups == number)
+        pairs = [
+            (scores[own, place], labels_of(table, (start, stop), task)[own])
+            for place, task in enumerate(tasks)
+            if table.shape.tasks[task] == "binary"
+        ]
+        pairs = [(z, y) for z, y in pairs if 0 < y.sum() < len(y)]
+        if pairs:
+            for metric, of in (("auc", metrics.auc), ("ne", metrics.normalised_entropy)):
+                value = float(np.mean([of(z, y)[0] for z, y in pairs]))
+                run.metric(f"{split}/history_{name}/{metric}", value, stderr=None, n=len(own), better=BETTER[metric])
+
+
 def _mean_error(
     name: str, scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tasks: Sequence[str]
 ) -> float | None:
@@ -167,6 +193,32 @@ def sentence(split: str, judged: Judged, simple: Mapping[str, Judged]) -> str:
     return "\n".join(said)
 
 
+def judge_and_record(
+    run: Any,
+    split: str,
+    model: Any,
+    table: ImpressionTable,
+    simple: Mapping[str, Judged],
+    *,
+    batch_size: int,
+    device: Any,
+) -> None:
+    """Judge a split by calibrated probabilities and say it; what they were before stands among the baselines."""
+    rows, how = table.bounds[split], {"batch_size": batch_size, "device": device}
+    scores = logits(model, table, rows, **how)
+    judged = judge(scores, table, rows, model.tasks)
+    raw = None
+    if model.calibration is not None:
+        raw = logits(model, table, rows, **how, calibrated=False)
+        simple = {**simple, "uncalibrated": judge(raw, table, rows, model.tasks)}
+    record(run, split, scores, judged, simple, table, model.tasks)
+    logger.info("%s", sentence(split, judged, simple))
+    record_by_history(run, split, scores, table, model.tasks)
+    found = record_calibrations(run, split, scores, raw, table, model.tasks)
+    if found:
+        logger.info("%s", found)
+
+
 def protocol(table: ImpressionTable) -> dict[str, Any]:
     """How it was judged, for results.json: runs that differ here do not compare."""
     return {
@@ -185,14 +237,11 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     opened = open_ranker(checkpoint_dir, machine.device)
     load = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")
     table: ImpressionTable = load(config.data, opened.encoder)
-    split, tasks = config.eval.split, opened.model.tasks
+    split = config.eval.split
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
     run.set_protocol(**protocol(table))
     run.set_environment(machine.describe())
-    rows = table.bounds[split]
-    scores = logits(opened.model, table, rows, batch_size=config.eval.batch_size, device=machine.device)
-    judged = judge(scores, table, rows, tasks)
-    simple = baselines(config.eval.baselines, table, [split], tasks)[split]
-    record(run, split, scores, judged, simple, table, tasks)
-    logger.info("%s", sentence(split, judged, simple))
+    simple = baselines(config.eval.baselines, table, [split], opened.model.tasks)[split]
+    how: dict[str, Any] = {"batch_size": config.eval.batch_size, "device": machine.device}
+    judge_and_record(run, split, opened.model, table, simple, **how)

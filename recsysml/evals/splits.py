@@ -11,3 +11,9 @@ def check(config: RunConfig) -> None:
     tested = getattr(config.data, "test_fraction", 0) or getattr(config.data, "test_path", None)
     if config.eval.split == "test" and not config.tasks and not tested:
         raise ConfigError(f"eval.split=test: {config.data.name} has no test split: set data.test_fraction, or use val")
+
+
+def check_page(config: RunConfig) -> None:
+    """Raises ConfigError for `eval=page` of data whose truth is not known."""
+    if config.data.kind != "world":
+        raise ConfigError(f"eval=page: only data=world knows what pages bring that nobody saw, not {config.data.name}.")

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from recsysml import sections
+from recsysml.data import world, world_truth
 from recsysml.data.impression_data import ImpressionTable
 from recsysml.engine import checkpoint, device
 from recsysml.errors import ConfigError
 from recsysml.metrics.page import slate_ndcg
 from recsysml.models.value_model import Slates, ValueModel, losses, make_slates, shares
+from recsysml.ranking.pages import worth
 from recsysml.ranking.task_probabilities import Probabilities, open_probabilities
 
 logger = logging.getLogger("recsysml")
@@ -113,6 +115,52 @@ def section(run: Any, judged: Mapping[str, Judged], model: ValueModel, target: n
     run.section("value_model", "Value model", parts, note)
 
 
+def record_pages(
+    run: Any, split: str, model: ValueModel, probabilities: Probabilities, encoder: Any, config: Any
+) -> None:
+    """Of the simulated world: what pages in the order of the value truly bring, from all that could have been shown.
+
+    The value of a page (leaving counted in) and of the session that may follow, beside the log's pages, and pages in
+    the order of each item's true reward. Nothing of other data, and with eval.requests=0.
+    """
+    if config.data.kind != "world" or not config.eval.requests:
+        return
+    opened, weights = world_truth.open_truth(config.data), dict(config.data.reward_weights)
+    length = world_truth.SLATE
+    candidates = world.load_candidates(config.data, encoder, split=split, limit=config.eval.requests, length=length)
+    moment = world_truth.moments_of(opened, candidates.requests)
+    rewards = world_truth.reward(opened.responses(moment, candidates.items), weights)
+    pages = {
+        "value model": candidates.slates(worth(model, probabilities, candidates), length),
+        "as logged": candidates.logged,
+        "by truth": candidates.slates(rewards, length),
+    }
+    brought = {
+        name: world_truth.outcome(opened, moment, np.take_along_axis(candidates.items, columns, axis=1), weights)
+        for name, columns in pages.items()
+    }
+    n, bars = len(candidates.requests), []
+    for name in ("value", "session"):
+        own, logged, best = (getattr(one, name) for one in brought.values())
+        error = float(own.std(ddof=1) / np.sqrt(n))
+        run.metric(
+            f"{split}/page/{name}", float(own.mean()), stderr=error, n=n, better="higher",
+            baseline=float(logged.mean()), baselines={"by_truth": float(best.mean())},
+        )  # fmt: skip
+        run.add_examples(f"{split}/page/{name}", [str(id_) for id_ in candidates.requests], own)
+    for label, one in brought.items():
+        mean, error = float(one.value.mean()), 1.96 * float(one.value.std(ddof=1) / np.sqrt(n))
+        bars.append({"label": label, "value": mean, "low": mean - error, "high": mean + error})
+    rows = [[label, *(float(x.mean()) for x in (one.value, one.session, one.stays))] for label, one in brought.items()]
+    parts = [
+        sections.bars("True reward of a page of all candidates", "reward", bars),
+        sections.table("What pages bring", ["order", "reward of a page", "of a session", "seen to the end"], rows),
+    ]
+    run.section("true_pages", f"True pages: {split}", parts)
+    said = "; ".join(f"{label} {value:.4f} (session {session:.4f})" for label, value, session, _ in rows)
+    logger.info("%s, true reward of %s pages: %s", split, f"{n:,}", said)
+
+
 def sentence(split: str, judged: Judged, model: ValueModel) -> str:
     """One line for the screen."""
     parts = []
@@ -131,7 +179,7 @@ def labelled(
     """The slates of a split with the tasks' probabilities, and the tasks' labels of its rows."""
     start, stop = table.bounds[split]
     columns = {task: table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64) for task in tasks}
-    return make_slates(probabilities((start, stop)), table.requests[start:stop]), columns
+    return make_slates(probabilities(table, (start, stop)), table.requests[start:stop]), columns
 
 
 def protocol(table: ImpressionTable, measure: str) -> dict[str, Any]:
@@ -162,4 +210,5 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     slates, labels = labelled(table, probabilities, split, tasks)
     judged = judge(model, slates, labels, measure, target)
     record(run, split, judged, model)
+    record_pages(run, split, model, probabilities, table.encoder, config)
     logger.info("%s", sentence(split, judged, model))

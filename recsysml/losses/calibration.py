@@ -44,25 +44,18 @@ def cohort_loss(logits: Tensor, labels: Tensor, cohorts: Tensor, n_cohorts: int)
 
 
 def listwise_loss(logits: Tensor, labels: Tensor, requests: Tensor) -> Tensor:
-    """Cross-entropy, within each request, of the labels' shares against the shares of the probabilities.
+    """Cross-entropy, within each request, of the labels against the shares of the probabilities.
 
-    logits, labels (B,), requests (B,) any ids. A request's probabilities are divided by their sum and its labels by
-    theirs, so that p = E[y] is best for this loss and the log loss alike: regression compatible ranking (Bai et al.
-    2023, eq. 8). The mean over requests with a positive label; 0 where there is none.
+    logits, labels (B,), requests (B,) any ids. A request's probabilities are divided by their sum, so that p = E[y] is
+    best for this loss and for the log loss that it is added to: regression compatible ranking (Bai et al. 2023, eq. 8).
+    There a request's labels are divided by their sum too; then p = E[y] is best only where no request has two
+    positives, so here each positive counts one. The mean over positives; 0 where there is none.
     """
     _, which = torch.unique(requests, return_inverse=True)
     n = int(which.max()) + 1 if len(which) else 0
     log_p = F.logsigmoid(logits)
-    positives = labels.new_zeros(n).index_add(0, which, labels)
     # log of a request's sum of probabilities, by its largest so that nothing underflows
     largest = log_p.detach().new_full((n,), -torch.inf).scatter_reduce(0, which, log_p.detach(), "amax")
     sums = log_p.new_zeros(n).index_add(0, which, torch.exp(log_p - largest[which]))
     log_share = log_p - largest[which] - torch.log(sums)[which]
-    share = labels / positives.clamp(min=1e-12)[which]
-    return -(share * log_share).sum() / (positives > 0).sum().clamp(min=1)
-
-
-def rcr_loss(logits: Tensor, labels: Tensor, requests: Tensor, listwise: float = 0.5) -> Tensor:
-    """(1 - listwise) x log loss + listwise x `listwise_loss`; listwise in [0, 1]."""
-    log_loss = F.binary_cross_entropy_with_logits(logits, labels)
-    return (1 - listwise) * log_loss + listwise * listwise_loss(logits, labels, requests)
+    return -(labels * log_share).sum() / labels.sum().clamp(min=1)

@@ -4,6 +4,7 @@ dense numbers, vectors, ids, bags -> one vector each    (B, E, D)
 the user's past against the item -> one more            target-aware attention
 crosses of the vectors -> mixer of experts              (B, T, K), one vector a task
 a tower a task -> logits                                (B, T)
+a monotone map a task -> calibrated logits              (B, T), fitted afterwards on rows that nothing else learnt from
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsysml.errors import ConfigError
+from recsysml.nn.calibration import Calibration
 from recsysml.nn.crosses import make_interaction
 from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture
 from recsysml.nn.field_embedding import FieldEmbedding
@@ -74,6 +76,13 @@ class MTML(nn.Module):
         if placed and config.position == "examination" and "real" in (shape.tasks[task] for task in self.tasks):
             raise ConfigError("model.position=examination is a factor of probabilities: real labels need additive.")
         self.position = PositionBias(config.position, shape.positions, len(self.tasks)) if placed else None
+        self.cohort_places = [self.sparse.index(name) for name in shape.cohorts]
+        self.cohort_sizes = [shape.sparse[name] for name in shape.cohorts]
+        shifted = self.cohort_sizes if config.calibrate_cohorts else []
+        self.calibration = None
+        if config.calibration != "none" or shifted:
+            self.calibration = Calibration(config.calibration, len(self.tasks), shifted).requires_grad_(False)
+        self.binary = [shape.tasks[task] == "binary" for task in self.tasks]
         fixed = [config.task_weights.get(task, 1.0) for task in self.tasks]
         self.task_weights = TaskWeights(config.weighting, len(self.tasks), fixed, config.gradnorm_alpha)
 
@@ -145,6 +154,14 @@ class MTML(nn.Module):
             for task in range(len(self.tasks))
         ]
         return torch.stack(columns, dim=1)
+
+    def calibrated(self, logits: Tensor, sparse: Tensor) -> Tensor:
+        """Logits of `joint` (B, T) and the rows' ids (B, S) -> logits (B, T) of the probabilities to be relied on."""
+        if self.calibration is None:
+            return logits
+        cohorts = sparse[:, self.cohort_places] if self.config.calibrate_cohorts else None
+        binary = torch.tensor(self.binary, device=logits.device)
+        return torch.where(binary, self.calibration(logits, cohorts), logits)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights between features and logits, for Muon; not embeddings and not what reads raw features."""

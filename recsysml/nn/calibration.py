@@ -1,7 +1,7 @@
 """Layers that turn a ranker's logits into logits of the right probabilities, one map a task.
 
-Each takes logits (B, K) of K tasks and gives (B, K); all but the isotonic table begin as the identity, so that a layer
-that was not fitted changes nothing. They are monotone, so that the order within a cohort stays as it was.
+Each takes logits (B, K) of K tasks and gives (B, K) and begins as the identity, so that a layer that was not fitted
+changes nothing. They are monotone, so that the order within a cohort stays as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SHAPES = ("none", "temperature", "platt", "beta", "isotonic", "isotonic_layer")
+from recsysml.schemas.rankers import CALIBRATIONS
+
+# of an isotonic table: its size is known before it is fitted
+N_KNOTS = 512
+SHAPES = CALIBRATIONS
+# how far the isotonic table reaches before it is fitted, where it is the identity but for what lies between knots
+_FURTHEST = 15.0
 # softplus of it is 1
 _ONE = math.log(math.e - 1)
 
@@ -92,8 +98,9 @@ class IsotonicTable(nn.Module):
 
     def __init__(self, n_tasks: int, n_knots: int) -> None:
         super().__init__()
-        self.register_buffer("at", torch.zeros(n_tasks, n_knots))
-        self.register_buffer("probability", torch.full((n_tasks, n_knots), 0.5))
+        begin = torch.linspace(-_FURTHEST, _FURTHEST, n_knots).repeat(n_tasks, 1)
+        self.register_buffer("at", begin)
+        self.register_buffer("probability", torch.sigmoid(begin))
 
     def forward(self, logits: Tensor) -> Tensor:
         z = logits.t().contiguous()  # (K, B)
@@ -126,8 +133,8 @@ class CohortBias(nn.Module):
 class Calibration(nn.Module):
     """A map of the logit, then the shifts of cohorts. `settings` rebuild it, its state dict fills it."""
 
-    def __init__(self, kind: str, n_tasks: int, cohort_sizes: Sequence[int] = (), n_knots: int = 2) -> None:
-        """kind: one of SHAPES. n_knots: of the isotonic table, as its fit has found them."""
+    def __init__(self, kind: str, n_tasks: int, cohort_sizes: Sequence[int] = (), n_knots: int = N_KNOTS) -> None:
+        """kind: one of SHAPES. n_knots: of the isotonic table, however many its fit finds."""
         super().__init__()
         if kind not in SHAPES:
             raise ValueError(f"calibration {kind!r} does not exist: use {', '.join(SHAPES)}")

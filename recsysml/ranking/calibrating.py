@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recsysml.data.impression_data import CALIBRATION, ImpressionTable
 from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable
+from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
-# standard deviation of a cohort's shift before anything is seen of it, in logits: small cohorts keep near 0
-_PRIOR = 0.5
+# standard deviations of a cohort's shift before anything is seen of it, in logits, among which each task's is chosen
+_PRIORS = (0.03, 0.1, 0.3, 1.0)
 
 
 def fit_calibration(
@@ -31,8 +34,8 @@ def fit_calibration(
     """The calibration of a kind (`nn.calibration.SHAPES`) with the least log loss on held-out rows, in eval mode.
 
     logits, labels (N, K); a label that is NaN does not count, and a task without both answers is left as it is.
-    cohorts (N, C) ids below cohort_sizes (C,). The cohorts' shifts are those of the highest posterior under a normal
-    prior; everything else is plain maximum likelihood.
+    cohorts (N, C) ids below cohort_sizes (C,). The cohorts' shifts and the isotonic layer's slopes are those of the
+    highest posterior under normal priors, that of shifts chosen on every other row; all else is maximum likelihood.
     """
     z = torch.as_tensor(logits).detach().to(torch.float64)  # (N, K)
     y = torch.as_tensor(labels).detach().to(torch.float64)
@@ -47,8 +50,7 @@ def fit_calibration(
         ids = torch.as_tensor(cohorts).to(torch.int64)
     counted = ~torch.isnan(y)
     fitted = [bool((y[:, task] == 0).any() and (y[:, task] == 1).any()) for task in range(y.shape[1])]
-    if not all(fitted):
-        left = [task for task, enough in enumerate(fitted) if not enough]
+    if left := [task for task, enough in enumerate(fitted) if not enough and counted[:, task].any()]:
         logger.warning("calibration leaves tasks %s as they are: the held-out rows hold one answer only", left)
     counted &= torch.tensor(fitted)
 
@@ -59,18 +61,67 @@ def fit_calibration(
     calibration.double()
     if isinstance(calibration.shape, IsotonicLayer):
         calibration.shape.cover(torch.quantile(z[:100_000], 0.001, dim=0), torch.quantile(z[:100_000], 0.999, dim=0))
-    _least_log_loss(calibration, z, y, counted, ids)
+    prior = None
+    if ids is not None:
+        alone = fit_calibration(kind, z, torch.where(counted, y, torch.nan)) if kind != "none" else None
+        shaped = z if alone is None else alone(z.float()).double()
+        prior = _chosen_prior(shaped, y, counted, ids, cohort_sizes)
+    _least_log_loss(calibration, z, y, counted, ids, prior)
     return calibration.float().eval().requires_grad_(False)
 
 
-def _least_log_loss(calibration: Calibration, z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor | None) -> None:
-    """Moves what can be moved. The tasks share nothing, so one search over all finds each one's own optimum."""
+def calibrate(model: Any, table: ImpressionTable, *, batch_size: int, device: torch.device | str) -> bool:
+    """Fit the model's calibration on the table's rows of that name; whether there was anything to fit."""
+    rows = table.bounds[CALIBRATION]
+    if model.calibration is None:
+        return False
+    if rows[0] == rows[1]:
+        logger.warning("%s has no rows to calibrate on: probabilities stay as they are", table.name)
+        return False
+    z = logits_of(model, table, rows, batch_size=batch_size, device=device, calibrated=False)  # (n, T)
+    columns = [list(table.shape.tasks).index(task) for task in model.tasks]
+    labels = table.labels[rows[0] : rows[1], columns].astype(np.float64)
+    binary = np.array(model.binary)
+    labels[:, ~binary] = np.nan  # real labels have no probability
+    kind, sizes = model.config.calibration, model.cohort_sizes if model.config.calibrate_cohorts else []
+    cohorts = table.sparse[rows[0] : rows[1], model.cohort_places] if sizes else None
+    fitted = fit_calibration(kind, z, labels, cohorts, sizes)
+    model.calibration.load_state_dict(fitted.state_dict())
+    return True
+
+
+def _chosen_prior(z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(K,) of each task the deviation whose shifts, fitted on every other row, have the least log loss on the rest."""
+    losses = torch.zeros(len(_PRIORS), z.shape[1], dtype=z.dtype)
+    for first in (0, 1):
+        own, rest = slice(first, None, 2), slice(1 - first, None, 2)
+        target, weight = torch.where(counted, y, 0.0)[rest], counted[rest]
+        for place, deviation in enumerate(_PRIORS):
+            shifts = Calibration("none", z.shape[1], sizes).double()
+            prior = torch.full_like(losses[0], deviation)
+            _least_log_loss(shifts, z[own], y[own], counted[own], cohorts[own], prior)
+            with torch.no_grad():
+                logits = shifts(z[rest], cohorts[rest])
+            each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            losses[place] += (each * weight).sum(dim=0)
+    return torch.tensor(_PRIORS, dtype=z.dtype)[losses.argmin(dim=0)]
+
+
+def _least_log_loss(
+    calibration: Calibration, z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor | None, prior: Tensor | None = None
+) -> None:
+    """Moves what can be moved. The tasks share nothing, so one search over all finds each one's own optimum.
+
+    prior (K,): deviations of the cohorts' shifts, where there are any.
+    """
     parameters = list(calibration.parameters())
     if not parameters:
         return
     target = torch.where(counted, y, 0.0)
     weight = counted / counted.sum(dim=0).clamp(min=1)  # (N, K): each task's mean
     rows = counted.sum(dim=0).clamp(min=1)
+    # pieces that hold few rows keep near the identity: a prior of deviation 1 on what softplus makes slopes of
+    begin = calibration.shape.slopes.detach().clone() if isinstance(calibration.shape, IsotonicLayer) else 0.0
     search = torch.optim.LBFGS(
         parameters, max_iter=300, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
@@ -80,7 +131,10 @@ def _least_log_loss(calibration: Calibration, z: Tensor, y: Tensor, counted: Ten
         each = nn.functional.binary_cross_entropy_with_logits(calibration(z, cohorts), target, reduction="none")
         value = (each * weight).sum()
         if calibration.cohort is not None:
-            value = value + (0.5 * (calibration.cohort.shifts / _PRIOR) ** 2 / rows).sum()
+            assert prior is not None
+            value = value + (0.5 * (calibration.cohort.shifts / prior) ** 2 / rows).sum()
+        if isinstance(calibration.shape, IsotonicLayer):
+            value = value + (0.5 * (calibration.shape.slopes - begin) ** 2 / rows).sum()
         value.backward()
         return value
 
@@ -97,17 +151,24 @@ def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]
         else:  # as it is, as far as a table can say it
             at = np.linspace(float(z[:, task].min()) - 1e-6, float(z[:, task].max()) + 1e-6, 200)
             knots.append((at, 1 / (1 + np.exp(-at))))
-    longest = max(len(at) for at, _ in knots)
-    calibration = Calibration("isotonic", z.shape[1], cohort_sizes, longest).double()
+    calibration = Calibration("isotonic", z.shape[1], cohort_sizes).double()
     assert isinstance(calibration.shape, IsotonicTable)
+    size = calibration.shape.at.shape[1]
+    knots = [_thinned(*pair, size) for pair in knots]
     for task, (at, p) in enumerate(knots):
         nearest = 0.5 / max(2, int(counted[:, task].sum()))
         for buffer, values in ((calibration.shape.at, at), (calibration.shape.probability, p)):
-            padded = np.pad(values, (0, longest - len(values)), mode="edge")
+            padded = np.pad(values, (0, size - len(values)), mode="edge")
             buffer[task] = torch.from_numpy(padded)
         if counted[:, task].any():
             calibration.shape.probability[task].clamp_(nearest, 1 - nearest)
     return calibration
+
+
+def _thinned(at: np.ndarray, p: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `size` of the knots, evenly among them, the first and the last kept."""
+    kept = np.unique(np.linspace(0, len(at) - 1, min(size, len(at))).round().astype(np.int64))
+    return at[kept], p[kept]
 
 
 def isotonic_knots(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from recsysml import sections
+from recsysml.data.impression_data import ImpressionTable
 from recsysml.metrics import calibration as metrics
 from recsysml.plots_calibration import reliability_plot
 
 # bins of the diagram, and cohorts in the table
 _BINS, _COHORTS = 15, 12
+
+
+def record_calibrations(
+    run: Any, split: str, scores: np.ndarray, raw: np.ndarray | None, table: ImpressionTable, tasks: Sequence[str]
+) -> str:
+    """`record_calibration` of every binary task, and before them one table of all. Returns it as lines for the screen.
+
+    scores (n, T): the logits served, of the split's rows; raw: what they were before they were calibrated, if at all.
+    """
+    start, stop = table.bounds[split]
+    cohorts = {name: table.cohort(name)[start:stop] for name in table.shape.cohorts}
+    words = {name: ["other", *table.encoder.vocabularies.get(name, [])] for name in cohorts}
+    said, rows = [], []
+    for place, task in enumerate(tasks):
+        if table.shape.tasks[task] != "binary":
+            continue
+        labels = table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64)
+        curves = {} if raw is None else {"uncalibrated": expit(raw[:, place])}
+        curves["served"] = expit(scores[:, place])
+        found = record_calibration(run, split, task, curves, labels, cohorts, words)
+        ece, before = found["ece"], found["ece_before"]
+        said.append(
+            f"{split}/{task}/ece {ece.value:.4f}"
+            + (f" (uncalibrated {before.value:.4f})" if raw is not None else "")
+            + f", of a perfect model {ece.perfect:.4f} ± {ece.perfect_spread:.4f}"
+        )
+        ratios = [float(p.mean() / labels.mean()) if labels.any() else None for p in curves.values()]
+        rows.append([task, ratios[0], ratios[-1], before.value, ece.value, ece.perfect, ece.perfect_spread, ece.z])
+    columns = [
+        "task", "predicted / observed, raw", "served", "ECE, raw", "served", "of a perfect model", "its spread", "z",
+    ]  # fmt: skip
+    note = "Do the probabilities mean what they say? z within 2: as well as can be told from these rows."
+    run.section(f"calibration_{split}", f"Calibration, {split}", [sections.table("All tasks", columns, rows)], note)
+    return "\n".join(said)
 
 
 def record_calibration(
@@ -22,11 +58,14 @@ def record_calibration(
     curves: Mapping[str, np.ndarray],
     labels: np.ndarray,
     cohorts: Mapping[str, np.ndarray],
-) -> None:
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, metrics.CalibrationError]:
     """Put a task's calibration into the run's record, and its diagram and tables into the report.
 
     curves: name -> probabilities (n,) of the same rows, such as `raw` and `calibrated`; the last is what is served, and
-    its numbers are the metrics, with the first one's as baseline. labels (n,) 0 or 1. cohorts: name -> (n,) ids from 0.
+    its numbers are the metrics, with the first one's as baseline. labels (n,) 0 or 1. cohorts: name -> (n,) ids from 0,
+    called by `words` where these are given. Returns the expected calibration errors of the last, and of the first as
+    `ece_before`.
     """
     served, first = list(curves)[-1], next(iter(curves))
     found = {name: _numbers(p, labels, cohorts) for name, p in curves.items()}
@@ -50,7 +89,10 @@ def record_calibration(
     for feature, ids in cohorts.items():
         gaps = metrics.cohort_gaps(curves[served], labels, ids)
         columns = (gaps.ids, gaps.n, gaps.predicted, gaps.observed, gaps.z)
-        rows += [[f"{feature}={int(id_)}", int(n), *map(float, more)] for id_, n, *more in zip(*columns, strict=True)]
+        named = words[feature] if words else range(1 + int(ids.max(initial=0)))
+        rows += [
+            [f"{feature}={named[int(id_)]}", int(n), *map(float, more)] for id_, n, *more in zip(*columns, strict=True)
+        ]
     rows.sort(key=lambda row: -abs(row[-1]))
     parts.append(
         sections.table(
@@ -65,6 +107,8 @@ def record_calibration(
         f" (p {worst['p_value']:.2g})."
     )
     run.section(f"calibration_{split}_{task}", f"Calibration of {task}, {split}", parts, note)
+    wide = {name: metrics.expected_calibration_error(curves[name], labels, _BINS) for name in (first, served)}
+    return {"ece": wide[served], "ece_before": wide[first]}
 
 
 def _numbers(

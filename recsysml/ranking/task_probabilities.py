@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.special import expit
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
 from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.impression_encoder import ImpressionEncoder
 from recsysml.data.progress import progress
 from recsysml.errors import ConfigError
 from recsysml.models.ranking_baselines import BASELINES
@@ -19,14 +20,15 @@ from recsysml.ranking.baseline_features import baseline_features
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
 
-# rows from and to -> (n, T)
-Probabilities = Callable[[tuple[int, int]], np.ndarray]
+# a table as a ranker's encoder makes it, rows from and to -> (n, T)
+Probabilities = Callable[[ImpressionTable, tuple[int, int]], np.ndarray]
 
 
 def open_probabilities(
     init_from: str | None, data: Any, tasks: Sequence[str], *, batch_size: int, device: Any = "cpu"
 ) -> tuple[ImpressionTable, Probabilities]:
-    """The impressions of a data config, and what gives the probabilities of `tasks` for rows of them.
+    """The impressions of a data config, and what gives the probabilities of `tasks` for rows of them, or of others that
+    are encoded alike. Of a real label it is the number expected, in the label's own unit.
 
     init_from: a run of a ranker, whose encoding the rows then have; its positions are left out, as when it serves.
     Raises ConfigError where it does not predict a task.
@@ -46,11 +48,22 @@ def open_probabilities(
     table = load(data, opened.encoder)
     columns = [opened.model.tasks.index(task) for task in tasks]
 
-    def of_ranker(rows: tuple[int, int]) -> np.ndarray:
-        found = logits(opened.model, table, rows, batch_size=batch_size, device=device, placed=False)
-        return np.asarray(expit(found[:, columns]))
+    def of_ranker(rows_of: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
+        found = logits(opened.model, rows_of, rows, batch_size=batch_size, device=device, placed=False)
+        return expected(found[:, columns], tasks, opened.shape.tasks, opened.encoder)
 
     return table, of_ranker
+
+
+def expected(
+    scores: np.ndarray, tasks: Sequence[str], kinds: Mapping[str, str], encoder: ImpressionEncoder
+) -> np.ndarray:
+    """Logits (n, T) -> probabilities; of real labels standard units -> their own."""
+    columns = [
+        expit(own) if kinds[task] == "binary" else encoder.original(task, own)
+        for task, own in zip(tasks, scores.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)
 
 
 def _regressions(table: ImpressionTable, tasks: Sequence[str]) -> Probabilities:
@@ -62,12 +75,13 @@ def _regressions(table: ImpressionTable, tasks: Sequence[str]) -> Probabilities:
         for task in tasks:
             method = BASELINES["logistic_regression"]()
             labels = table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64)
-            method.fit(features, labels, "binary")
+            method.fit(features, labels, table.shape.tasks[task])
             methods.append(method)
             advance(1)
 
-    def of_regressions(rows: tuple[int, int]) -> np.ndarray:
-        asked = baseline_features("logistic_regression", table, rows)
-        return np.asarray(expit(np.stack([method.logits(asked, rows[1] - rows[0]) for method in methods], axis=1)))
+    def of_regressions(rows_of: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
+        asked = baseline_features("logistic_regression", rows_of, rows)
+        found = np.stack([method.logits(asked, rows[1] - rows[0]) for method in methods], axis=1)
+        return expected(found, tasks, table.shape.tasks, table.encoder)
 
     return of_regressions

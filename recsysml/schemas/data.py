@@ -193,6 +193,12 @@ class WorldConfig(_InteractionFields):
     has_friends: ClassVar[bool] = True
     # labels that nobody wants more of
     unwanted: ClassVar[tuple[str, ...]] = ("skip", "leave")
+    # what can happen to an item that is shown
+    actions: ClassVar[tuple[str, ...]] = ("click", "long_view", "like", "share", "skip", "leave")
+    # what a session goes on to, as labels of what came before
+    retained: ClassVar[tuple[str, ...]] = (
+        "items", "watch_seconds", "conversions", "click", "long_view", "like", "share",
+    )  # fmt: skip
     # what a policy is paid for, where its model does not say otherwise
     reward_weights: ClassVar[dict[str, float]] = {"click": 0.5, "long_view": 1.0, "like": 1.0, "share": 2.0}
 
@@ -206,17 +212,35 @@ class WorldConfig(_InteractionFields):
     seed: int = 1
     # for retrievers: what makes an event an interaction: click, long_view, like or share
     action: str = "click"
+    # for rankers, besides what happens to the item itself: what its user does later in the session, as real labels
+    # later_<value>: items (a one each), watch_seconds, conversions (likes and shares), click, long_view, like or share
+    retention: list[str] = field(default_factory=list)
+    # an event k items later counts retention_discount^k
+    retention_discount: float = 0.9
+    # the action without which a later item pays nothing (a segment); null: each pays
+    retention_pays: str | None = None
+    # the action without which an item is paid nothing for what follows it (its immediate value); null: each is paid
+    retention_after: str | None = None
 
     def validate(self) -> None:
         super().validate()
         one_of("data.action", self.action, ("click", "long_view", "like", "share"))
+        for name in self.retention:
+            one_of("data.retention", name, self.retained)
+        share("data.retention_discount", self.retention_discount, one=True)
+        for key in ("retention_pays", "retention_after"):
+            if (action := getattr(self, key)) is not None:
+                one_of(f"data.{key}", action, self.actions)
         at_least("data.users", self.users, 10)
         at_least("data.items", self.items, 100)
         at_least("data.events", self.events, 100)
+        if len(set(self.retention)) < len(self.retention):
+            raise ConfigError(f"data.retention={self.retention}: name each value once.")
 
     def task_types(self) -> dict[str, str]:
         """Label of an impression -> binary or real."""
-        return dict.fromkeys(("click", "long_view", "like", "share", "skip", "leave"), "binary")
+        later = dict.fromkeys((f"later_{name}" for name in self.retention), "real")
+        return dict.fromkeys(self.actions, "binary") | later
 
 
 @dataclass

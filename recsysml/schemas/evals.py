@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import above, at_least, one_of
+from recsysml.schemas.checks import above, at_least, one_of, share
+from recsysml.schemas.value_expression import ParsedExpression
 
 
 @dataclass
@@ -92,22 +93,101 @@ class RankingEvalConfig:
 
 
 @dataclass
+class TrueRewardEvalConfig(RankingEvalConfig):
+    """What `ranking` shows and, on the simulated world, what slates in the order of a value model are truly worth."""
+
+    headline: ClassVar[tuple[str, ...]] = ("test/true_reward", "test/ne", "test/auc")
+
+    kind: str = "true_reward"
+    baselines: list[str] = field(default_factory=lambda: ["base_rate"])
+    # action -> what it is worth: click, long_view, like, share, and the unwanted skip and leave
+    reward: dict[str, float] = field(
+        default_factory=lambda: {"click": 1.0, "long_view": 2.0, "like": 5.0, "share": 10.0}
+    )
+    # what slates are ordered by: an expression of p_<task>; null is the sum of reward x probability
+    value: str | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        actions = ("click", "long_view", "like", "share", "skip", "leave")
+        for name in self.reward:
+            one_of("eval.reward", name, actions)
+        if not self.reward:
+            raise ConfigError("eval.reward is empty: name at least one action and what it is worth.")
+        if self.value:
+            ParsedExpression(self.value, actions, "eval.value")
+
+
+@dataclass
 class ValueEvalConfig:
     """The order of a value model: what each task gets of it, and whether its share is the one asked for."""
 
     family: ClassVar[str] = "impressions"
-    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1",)
+    headline: ClassVar[tuple[str, ...]] = ("test/importance_l1", "test/page/value", "test/page/session")
 
     kind: str = "value"
     # val or test
     split: str = "test"
     # impressions scored at once
     batch_size: int = 4096
+    # of the simulated world: requests whose candidates are put in order and paid by the world's truth; 0 does without
+    requests: int = 1000
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
         one_of("eval.split", self.split, ("val", "test"))
         at_least("eval.batch_size", self.batch_size, 1)
+        at_least("eval.requests", self.requests, 0)
+
+
+# how a page is made of what its candidates are worth
+PAGES = ("order", "gumbel", "mmr", "calibrated")
+
+
+@dataclass
+class PageEvalConfig:
+    """Pages made of all that could have been shown, and what they truly bring: of the simulated world alone."""
+
+    family: ClassVar[str] = "impressions"
+    headline: ClassVar[tuple[str, ...]] = ("test/page/order/value", "test/page/order/session")
+    # a value model's training judges pages itself
+    after_training: ClassVar[bool] = False
+
+    kind: str = "page"
+    # val or test
+    split: str = "test"
+    # what an item is worth, of a ranker: an expression of p_<task>; null is what the data pays for each task. A value
+    # model has its own
+    expression: str | None = None
+    # order (by worth alone), gumbel (drawn by it), mmr (unlike what stands above) or calibrated (true to the user's
+    # taste)
+    pages: list[str] = field(default_factory=lambda: list(PAGES))
+    # items on a page
+    length: int = 8
+    # of gumbel: 0 explores nothing. It and the next two are beside values in units of their standard deviation
+    temperature: float = 0.3
+    # of mmr: the weight of being unlike, below 1
+    diversity: float = 0.3
+    # of calibrated: the weight of the user's taste, below 1
+    calibration: float = 0.3
+    # so many, evenly from the split
+    requests: int = 1000
+    # candidates scored at once
+    batch_size: int = 4096
+
+    def validate(self) -> None:
+        """Raise a ConfigError for a value that cannot work."""
+        one_of("eval.split", self.split, ("val", "test"))
+        for name in self.pages:
+            one_of("eval.pages", name, PAGES)
+        if not self.pages or len(set(self.pages)) < len(self.pages):
+            raise ConfigError(f"eval.pages={self.pages}: give one or more ways to make a page, each once.")
+        at_least("eval.length", self.length, 2)
+        at_least("eval.requests", self.requests, 2)
+        at_least("eval.batch_size", self.batch_size, 1)
+        at_least("eval.temperature", self.temperature, 0)
+        share("eval.diversity", self.diversity)
+        share("eval.calibration", self.calibration)
 
 
 # whose value is asked for

@@ -9,6 +9,8 @@ from recsysml.errors import ConfigError
 from recsysml.schemas.checks import above, at_least, nearest, one_of, share
 from recsysml.schemas.value_expression import ParsedExpression
 
+CALIBRATIONS = ("none", "temperature", "platt", "beta", "isotonic", "isotonic_layer")
+
 
 @dataclass
 class MTMLConfig:
@@ -58,6 +60,11 @@ class MTMLConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     # gradnorm's alpha: how strongly tasks are pulled to train at one pace
     gradnorm_alpha: float = 1.5
+    # the map of each task's logit that is fitted at the end, on rows that nothing else has learnt from: none,
+    # temperature, platt, beta, isotonic, or isotonic_layer (a rising line of straight pieces)
+    calibration: str = "platt"
+    # whether each value of the data's cohort columns has a shift of its own besides
+    calibrate_cohorts: bool = False
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
@@ -70,6 +77,7 @@ class MTMLConfig:
         one_of("model.interaction", self.interaction, ("dot", "dcn", "concat"))
         one_of("model.mixer", self.mixer, ("shared_bottom", "mmoe", "ple"))
         one_of("model.position", self.position, ("none", "additive", "examination"))
+        one_of("model.calibration", self.calibration, CALIBRATIONS)
         one_of("model.weighting", self.weighting, ("equal", "fixed", "uncertainty", "gradnorm"))
         share("model.dropout", self.dropout)
         share("model.user_dropout", self.user_dropout)
@@ -131,7 +139,8 @@ class ValueModelConfig:
     importance: dict[str, float] = field(default_factory=dict)
     # task -> its weight, as it is
     weights: dict[str, float] = field(default_factory=dict)
-    # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max
+    # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max. Of a label that is a
+    # number p_<task> is the number expected
     expression: str | None = None
 
     def validate(self) -> None:
@@ -159,8 +168,7 @@ class ValueModelConfig:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
         types = data.task_types()
         if self.expression:
-            binary = [task for task, kind in types.items() if kind == "binary"]
-            ParsedExpression(self.expression, binary)
+            ParsedExpression(self.expression, list(types))
         if not (self.weights or self.expression) and len(self.asked(data)) < 2:
             raise ConfigError("data has fewer than two binary labels: one alone matters wholly; give model.weights.")
         for key, names in (("model.importance", self.importance), ("model.weights", self.weights)):

@@ -179,20 +179,29 @@ class RankingTrainerConfig(_LoopFields):
     kind: str = "ranking"
     # impressions in one optimiser step
     batch_size: int = 512
-    max_steps: int = 600
+    max_steps: int = 400
     warmup_steps: int = 30
-    eval_every: int = 100
-    checkpoint_every: int = 300
+    eval_every: int = 50
+    checkpoint_every: int = 200
+    lr: float = 3e-3
     weight_decay: float = 0.0
     beta2: float = 0.999
     compile: bool = False
     # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
     # there are none it is the loss
     best_by: str = "ne"
+    # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
+    # of ten buckets of the prediction, of each cohort, and the cross-entropy within each request (RCR, Bai et al. 2023;
+    # batches then hold whole requests)
+    bucket_weight: float = 0.0
+    cohort_weight: float = 0.0
+    listwise_weight: float = 0.0
 
     def validate(self) -> None:
         super().validate()
         one_of("trainer.best_by", self.best_by, ("ne", "auc"))
+        for name in ("bucket_weight", "cohort_weight", "listwise_weight"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
 
 
 @dataclass

@@ -10,26 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsysml import lazy, plots
+from recsysml import lazy
 from recsysml.data import KINDS as DATA
 from recsysml.data.impression_batches import ImpressionBatches
 from recsysml.data.impression_data import ImpressionTable
-from recsysml.engine import checkpoint, device, seeds, start
+from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
-from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.engine.loop import Task, fit
 from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
+from recsysml.ranking.calibrating import calibrate
+from recsysml.ranking.calibration_losses import CalibrationLosses
 from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
+from recsysml.schemas.evals import TrueRewardEvalConfig
 from recsysml.schemas.run import RunConfig
 
 logger = logging.getLogger("recsysml")
 
 
 def train(config: RunConfig, run: Any) -> None:
-    """Train, keep the best weights by validation, judge val and test once with them beside the baselines.
+    """Train, keep the best weights by validation, calibrate them, judge val and test once, beside the baselines.
 
     `config` is resolved (no `auto`). A run directory with checkpoints is resumed from its newest whole one. Under
     torchrun every process calls this; `run` is None in all but the main one.
@@ -40,6 +43,10 @@ def train(config: RunConfig, run: Any) -> None:
 
 def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     settings = config.trainer
+    record_reward = None
+    if isinstance(config.eval, TrueRewardEvalConfig):
+        lazy.resolve("recsysml.evals.true_reward:check")(config)
+        record_reward = lazy.resolve("recsysml.evals.true_reward:record")
     with world.main_first():
         table: ImpressionTable = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")(config.data)
     seeds.seed_everything(config.seed)
@@ -51,26 +58,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     if world.rank:
         seeds.seed_everything(config.seed + world.rank)  # every process its own dropout
 
-    parameters = sum(p.numel() for p in model.parameters())
     learnt = table.fitted
     if world.main:
-        run.drop_metrics_after(resume.step if resume else -1)
-        if resume:
-            logger.info("going on from %s", resume.path)
-        run.set_data(table.name, table.fingerprint, table.sizes)
-        run.set_model(config.model.name, config.model.kind, parameters, parameters)
-        run.set_protocol(**evals.protocol(table))
-        run.set_environment(machine.describe())
-        run.save()
+        parameters = record.begin(run, table, config.model, model, evals.protocol(table), machine, resume)
         logger.info(
             "%s: %s parameters on %s, %s, threads: %s; %s impressions of %s to learn from, tasks %s",
-            *(config.model.name, f"{parameters:,}", device.device_name(machine.device), machine.precision),
+            *(config.model.name, parameters, device.device_name(machine.device), machine.precision),
             *(torch.get_num_threads(), f"{learnt[1] - learnt[0]:,}", table.name, ", ".join(model.tasks)),
         )
-        if table.fit_range == "train_val":
-            logger.warning(
-                "data.fit_range=train_val: val is learnt from, so it says nothing; the last weights are used"
-            )
     batches = ImpressionBatches(
         table,
         learnt,
@@ -79,17 +74,18 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
+        by_request=settings.listwise_weight > 0,
     )
     columns = [list(table.shape.tasks).index(task) for task in model.tasks]
-    step_loss = TaskLoss(model, columns, [table.shape.tasks[task] for task in model.tasks])
-
-    def scored(split: str) -> Any:
-        size = config.eval.batch_size
-        return logits(model, table, table.bounds[split], batch_size=size, device=machine.device)
+    kinds = [table.shape.tasks[task] for task in model.tasks]
+    step_loss = TaskLoss(model, columns, kinds, CalibrationLosses(settings, model, kinds))
+    how: dict[str, Any] = {"batch_size": config.eval.batch_size, "device": machine.device}
 
     def evaluate(step: int) -> dict[str, float]:
-        values = evals.values("val", evals.judge(scored("val"), table, table.bounds["val"], model.tasks), table)
-        return {best_by: worst} | values
+        scores = logits(model, table, table.bounds["val"], **how, calibrated=False)
+        return {best_by: worst} | evals.values(
+            "val", evals.judge(scores, table, table.bounds["val"], model.tasks), table
+        )
 
     # real labels alone have neither AUC nor NE
     binary = "binary" in (table.shape.tasks[task] for task in model.tasks)
@@ -116,49 +112,40 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     if not world.main:
         return
-    chosen = "last" if table.fit_range == "train_val" else "best"
-    checkpoint.put_weights(model, checkpoint.load_weights(folder / chosen)[0], folder / chosen)
-    model.eval()
+    chosen = record.put_chosen_back(model, folder, table.fit_range)
+    if calibrate(model, table, **how):
+        checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
     simple = evals.baselines(config.eval.baselines, table, ["val", "test"], model.tasks)
     for split in ("val", "test"):
-        scores = scored(split)
-        judged = evals.judge(scores, table, table.bounds[split], model.tasks)
-        evals.record(run, split, scores, judged, simple[split], table, model.tasks)
-        logger.info("%s", evals.sentence(split, judged, simple[split]))
-    _report(run, fitted, best_by, chosen)
+        evals.judge_and_record(run, split, model, table, simple[split], **how)
+        if record_reward:
+            record_reward(run, split, config, model, table, machine)
+    record.finish(run, fitted, best_by, chosen)
 
 
 class TaskLoss:
     """The loss of a batch: every task's mean log loss, added up as the model's weighting says."""
 
-    def __init__(self, model: Any, columns: list[int], kinds: list[str]) -> None:
-        """columns: of the labels, those of the model's tasks; kinds: binary or real, of each."""
-        self.model, self.columns, self.kinds = model, columns, kinds
+    def __init__(self, model: Any, columns: list[int], kinds: list[str], more: CalibrationLosses) -> None:
+        """columns: of the labels, those of the model's tasks; kinds: binary or real, of each; more: what is added."""
+        self.model, self.columns, self.kinds, self.more = model, columns, kinds, more
 
     def __call__(self, forward: nn.Module, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """batch: what ImpressionBatches gives -> (what is minimised, the losses to log)."""
-        *features, positions, labels = batch
-        losses = task_losses(
-            forward(*features, positions), labels[:, self.columns], self.kinds, self.model.parents
-        )  # (T,)
+        *features, positions, requests, labels = batch
+        logits, labels = forward(*features, positions), labels[:, self.columns]  # (B, T)
+        losses = task_losses(logits, labels, self.kinds, self.model.parents)  # (T,)
+        added = self.more(logits, labels, features[2], requests)
         weights = self.model.task_weights
         norms = gradient_norms(losses, self.model.mixer.shared_weight()) if weights.needs_norms else None
         named = {f"train/{task}/loss": losses[place] for place, task in enumerate(self.model.tasks)}
-        return weights(losses, norms), {"train/loss": losses.mean()} | named
+        total = weights(losses, norms)
+        for name, value in added.items():
+            total, named[f"train/{name}"] = total + value, value
+        return total, {"train/loss": losses.mean()} | named
 
 
 def gradient_norms(losses: Tensor, weight: Tensor) -> Tensor:
     """losses (T,) -> (T,): the norm of each one's gradient at a shared weight."""
     norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in losses]
     return torch.stack(norms)
-
-
-def _report(run: Any, fitted: Fitted, best_by: str, chosen: str) -> None:
-    throughput = dict(fitted.throughput)
-    logger.info("best weights: step %s of %s by %s", fitted.best_step, fitted.steps, best_by)
-    if throughput["value"] is not None:
-        run.set_throughput(**throughput)
-        memory = throughput["peak_memory_bytes"] / 2**30
-        logger.info("%s impressions/s, %.2f GiB at most", f"{throughput['value']:,.0f}", memory)
-    run.artifact("checkpoint", f"checkpoints/{chosen}")
-    run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsysml import lazy, plots
+from recsysml import lazy
 from recsysml.data import KINDS as DATA
 from recsysml.data.interaction_data import Interactions
 from recsysml.data.sequence_batches import IGNORE, SequenceBatches
-from recsysml.engine import checkpoint, device, seeds, start
+from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
-from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.engine.loop import Task, fit
 from recsysml.errors import DataError
 from recsysml.evals import retrieval as evals
 from recsysml.losses.hierarchical_softmax import huffman_tree
@@ -78,26 +78,14 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     if world.rank:
         seeds.seed_everything(config.seed + world.rank)  # every process its own dropout and negatives
 
-    parameters = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if world.main:
-        run.drop_metrics_after(resume.step if resume else -1)
-        if resume:
-            logger.info("going on from %s", resume.path)
-        run.set_data(data.name, data.fingerprint, data.sizes)
-        run.set_model(config.model.name, config.model.kind, parameters, trainable)
-        run.set_protocol(**evals.protocol(data, asked, mask_seen=mask_seen))
-        run.set_environment(machine.describe())
-        run.save()
+        protocol = evals.protocol(data, asked, mask_seen=mask_seen)
+        parameters = record.begin(run, data, config.model, model, protocol, machine, resume)
         logger.info(
             "%s: %s parameters on %s, %s; %s events of %s to learn from",
-            *(config.model.name, f"{parameters:,}", device.device_name(machine.device), machine.precision),
+            *(config.model.name, parameters, device.device_name(machine.device), machine.precision),
             *(f"{len(data.fitted):,}", data.name),
         )
-        if data.fit_range == "train_val":
-            logger.warning(
-                "data.fit_range=train_val: val is learnt from, so it says nothing; the last weights are used"
-            )
 
     batches = SequenceBatches(
         events.offsets,
@@ -175,9 +163,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     if not world.main:
         return
-    chosen = "last" if data.fit_range == "train_val" else "best"
-    checkpoint.put_weights(model, checkpoint.load_weights(folder / chosen)[0], folder / chosen)
-    retriever = heads.retriever_of(model.eval(), machine.device)
+    chosen = record.put_chosen_back(model, folder, data.fit_range)
+    retriever = heads.retriever_of(model, machine.device)
     simple = evals.baselines(config.eval.baselines, data, asked, **how)
     stages = evals.first_stage(run, retriever, asked, **how)
     for split, part in asked.items():
@@ -188,7 +175,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         _index(run, retriever, asked["test"].histories, settings.index)
     else:
         logger.info("no index: under trainer.loss=%s scores are no products of vectors", settings.loss)
-    _report(run, fitted, best_by, chosen)
+    record.finish(run, fitted, best_by, chosen)
 
 
 def _features(data: Interactions) -> dict[str, Tensor]:
@@ -243,14 +230,3 @@ def _index(run: Any, retriever: EncoderRetriever, histories: Histories, kind: st
         index.RECALL_AT,
         recall,
     )
-
-
-def _report(run: Any, fitted: Fitted, best_by: str, chosen: str) -> None:
-    throughput = dict(fitted.throughput)
-    logger.info("best weights: step %s of %s by %s", fitted.best_step, fitted.steps, best_by)
-    if throughput["value"] is not None:
-        run.set_throughput(**throughput)
-        memory = throughput["peak_memory_bytes"] / 2**30
-        logger.info("%s events/s, %.2f GiB at most", f"{throughput['value']:,.0f}", memory)
-    run.artifact("checkpoint", f"checkpoints/{chosen}")
-    run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))

@@ -88,5 +88,6 @@ def train(config: RunConfig, run: Any) -> None:
             naive = float(np.abs(shares(how.measure, mean) - target).sum())
         evals.record(run, split, judged[split], model, naive)
         logger.info("%s", evals.sentence(split, judged[split], model))
+    evals.record_pages(run, "test", model, probabilities, table.encoder, config)
     run.log(0, {f"{split}/importance_l1": each.error[0] for split, each in judged.items() if each.error is not None})
     evals.section(run, judged, model, target, note)

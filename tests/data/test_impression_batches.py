@@ -44,13 +44,14 @@ def test_processes_share_a_batch(table):
 def test_the_tensors_are_the_tables_rows(table):
     inputs = ImpressionInputs(table, 4)
     rows = np.array([700, 3, 41])
-    dense, vectors, sparse, bags, history, positions, labels = inputs.of(rows)
+    dense, vectors, sparse, bags, history, positions, requests, labels = inputs.of(rows)
     for place, row in enumerate(rows):
         assert np.array_equal(dense[place], table.dense[row])
         assert np.array_equal(vectors[place], table.vectors[table.vector_rows[row]])
         assert np.array_equal(sparse[place], table.sparse[row])
         assert np.array_equal(labels[place], table.labels[row])
         assert positions[place] == table.positions[row]
+        assert requests[place] == table.requests[row]
         for g, bag in enumerate(table.bags):
             own = bag.values[bag.starts[row] : bag.stops[row], 0]
             assert bags[place, g].tolist() == [*own, *[-1] * (bags.shape[2] - len(own))]
@@ -58,6 +59,17 @@ def test_the_tensors_are_the_tables_rows(table):
         assert history[place, : len(past)].tolist() == past.tolist()
         assert (history[place, len(past) :] == -1).all()
     assert inputs.of(np.zeros(0, int))[0].shape == (0, table.dense.shape[1])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_rows_of_a_request_can_stay_side_by_side(table, seed):
+    given = batches(table, seed=seed, batch_size=100, by_request=True)
+    for i in range(3):
+        rows = given.rows(i)
+        assert sorted(rows) == list(range(10, 110))
+        requests = table.requests[rows]
+        assert (np.diff(requests) != 0).sum() + 1 == len(np.unique(requests))  # each is one run
+    assert not np.array_equal(given.rows(0), given.rows(1))
 
 
 def test_no_rows_are_refused(table):

@@ -66,7 +66,7 @@ def test_every_type_of_column_is_read(file, tmp_path, suffix):
     else:
         rows().write_csv(path, **({"separator": "\t", "quote_style": "never"} if suffix == "tsv" else {}))
     table = impressions.load_impressions(config(path))
-    assert table.sizes == {"train": 42, "val": 6, "test": 12}
+    assert table.sizes == {"train": 42, "val": 2, "calibration": 4, "test": 12}
     assert list(table.shape.sparse) == ["user", "item"]
     assert table.shape.history == {"before": table.shape.sparse["item"]}
     assert table.shape.positions == 2
@@ -112,7 +112,7 @@ def test_files_with_a_split_of_their_own(file, tmp_path):
     for name, part in parts.items():
         part.write_csv(tmp_path / f"{name}.csv")
     table = impressions.load_impressions(config(file, **{name: str(tmp_path / f"{name}.csv") for name in parts}))
-    assert table.sizes == {"train": 40, "val": 8, "test": 10}
+    assert table.sizes == {"train": 40, "val": 4, "calibration": 4, "test": 10}
     assert table.labels[48:, 0].sum() == parts["test_path"]["click"].sum()
 
 

@@ -80,7 +80,7 @@ def test_rates_of_the_past_are_loops_over_it(log, until):
 def test_ids_keep_every_digit_and_the_split_is_by_time(log):
     table = kuairand.load_impressions(config(log, test_fraction=0.2, val_fraction=0.1))
     assert all(len(word) == 13 for word in table.encoder.vocabularies["video"])
-    assert table.sizes == {"train": 140, "val": 20, "test": 40}
+    assert table.sizes == {"train": 140, "val": 10, "calibration": 10, "test": 40}
     assert (np.diff(table.times) >= 0).all()
 
 

@@ -1,5 +1,7 @@
 """The world's log as impressions: every event once, and nothing of a row's own slate among its inputs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,55 @@ def test_the_same_config_gives_the_same_table_and_another_split_is_refused():
     assert world.load_impressions(small()).fingerprint != world.load_impressions(small(2)).fingerprint
     with pytest.raises(ConfigError, match=r"use data\.split=time"):
         world.load_impressions(small(split="last_out"))
+
+
+@pytest.mark.parametrize(("seed", "pays", "after"), [(5, None, None), (6, "click", None), (7, None, "long_view")])
+def test_later_labels_are_what_the_rest_of_the_session_brought(seed, pays, after):
+    asked = {"retention": ["conversions", "items"], "retention_discount": 0.8}
+    config = small(seed, **asked, retention_pays=pays, retention_after=after)
+    opened = world.open_world(config)
+    raw = read(config, opened, world.FORMAT)
+    events = {}  # session -> (time, request, position, conversions, pays, is paid)
+    for requests, shown in opened:
+        for row, at in enumerate(shown.requests):
+            done = (
+                int(shown.like[row]) + int(shown.share[row]),
+                getattr(shown, pays)[row] if pays else True,
+                getattr(shown, after)[row] if after else True,
+            )
+            place = (shown.times[row], requests.ids[at].item(), shown.positions[row].item())
+            events.setdefault(requests.sessions[at].item(), []).append((*place, *done))
+    expected = {}
+    for session in events.values():
+        session.sort()
+        for i, (_, request, position, _, _, paid) in enumerate(session):
+            later = [(0.8**k, *event[3:5]) for k, event in enumerate(session[i + 1 :], start=1)]
+            sums = [sum(w * own for w, own, counts in later if counts), sum(w for w, _, counts in later if counts)]
+            expected[request, position] = sums if paid else [0.0, 0.0]
+    wanted = np.array([expected[key] for key in zip(raw.requests.tolist(), raw.positions.tolist(), strict=True)])
+    np.testing.assert_allclose(raw.labels["later_conversions"], wanted[:, 0], atol=1e-9)
+    np.testing.assert_allclose(raw.labels["later_items"], wanted[:, 1], atol=1e-9)
+    assert wanted.max() > 2
+    assert raw.task_types["later_items"] == "real"
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_retention_labels_are_what_the_session_went_on_to_bring(seed):
+    """Against a walk through every session of the log, item by item; the other labels stay as they were."""
+    config = WorldConfig(users=40, items=120, events=900, seed=seed, retention=["long_view", "items"])
+    raw = read(config, world.open_world(config), world.FORMAT)
+    plain = read(dataclasses.replace(config, retention=[]), world.open_world(config), world.FORMAT)
+    assert list(raw.labels) == list(config.task_types()) and config.task_types()["later_items"] == "real"
+    for name, values in plain.labels.items():
+        assert np.array_equal(values, raw.labels[name])
+    session_of = {}
+    for requests, _ in world.open_world(config):
+        session_of |= dict(zip(requests.ids.tolist(), requests.sessions.tolist(), strict=True))
+    sessions = np.array([session_of[request] for request in raw.requests.tolist()])
+    for value, of in (("long_view", raw.labels["long_view"]), ("items", np.ones(len(sessions)))):
+        for session in np.unique(sessions):
+            own = np.flatnonzero(sessions == session)
+            own = own[np.lexsort((raw.positions[own], raw.times[own]))]
+            for place, row in enumerate(own):
+                wanted = sum(0.9 ** (k + 1) * of[later] for k, later in enumerate(own[place + 1 :]))
+                assert raw.labels[f"later_{value}"][row] == pytest.approx(wanted, abs=1e-9)

@@ -155,3 +155,16 @@ def test_random_states_come_back_in_every_library(tmp_path):
     seeds.seed_everything(99)
     seeds.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == first
+
+
+def test_other_weights_in_a_checkpoint_leave_the_rest_as_it_is(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(
+            tmp_path, step, {"w": torch.full((2,), float(step))}, {"step": step}, {"a": 1}, keep=2, is_best=step == 1
+        )
+    checkpoint.replace_weights(tmp_path / "best", {"w": torch.full((2,), 9.0)})
+    found = checkpoint.load(tmp_path / "best")  # its checksums fit
+    assert found.tensors["w"].tolist() == [9.0, 9.0]
+    assert found.state == {"step": 1} and found.metadata["a"] == 1
+    assert checkpoint.load(tmp_path / "last").tensors["w"].tolist() == [2.0, 2.0]
+    assert [path.name for path in sorted(tmp_path.glob("*"))] == ["best", "last", "step-00000001", "step-00000002"]

@@ -102,8 +102,8 @@ def test_the_loss_reaches_every_parameter_and_is_the_same_again(changes):
         losses = task_losses(model(*batch()), labels(), ["binary", "binary", "real"], model.parents)
         return model.task_weights(losses)
 
-    contract.check_determinism(lambda: made(**changes), loss)
-    contract.check_gradients(lambda: made(**changes | {"user_dropout": 0.0}), loss)
+    contract.check_determinism(lambda: made(**changes, calibration="none"), loss)
+    contract.check_gradients(lambda: made(**changes | {"user_dropout": 0.0, "calibration": "none"}), loss)
 
 
 @pytest.mark.parametrize("kind", ["din", "multi_head", "hstu"])
@@ -206,3 +206,17 @@ def test_what_cannot_be_is_said():
     ):
         with pytest.raises(ConfigError, match=words):
             config(**changes).validate()
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_a_calibration_begins_as_the_identity_and_leaves_real_labels_as_they_are(kind):
+    model = made(calibration=kind, calibrate_cohorts=False).eval()
+    sparse = batch()[2]
+    logits = 3 * torch.randn(len(sparse), 3)
+    assert torch.allclose(model.calibrated(logits, sparse), logits, atol=1e-2)
+    with torch.no_grad():
+        for tensor in (*model.calibration.parameters(), *model.calibration.buffers()):
+            tensor.mul_(0.5)
+    changed = model.calibrated(logits, sparse)
+    assert not torch.allclose(changed[:, :2], logits[:, :2], atol=1e-2)
+    assert torch.equal(changed[:, 2], logits[:, 2])

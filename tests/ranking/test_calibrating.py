@@ -93,7 +93,21 @@ def test_a_small_cohort_moves_less_than_a_large_one() -> None:
     y = np.concatenate([rng.random(5000) < 0.7, np.ones(5)]).astype(float)[:, None]
     shifts = fit_calibration("none", np.zeros((5005, 1)), y, cohorts, [3]).cohort.shifts[:, 0]
     assert shifts[0] == pytest.approx(np.log(y[:5000].mean() / (1 - y[:5000].mean())), abs=0.02)
-    assert 0 < shifts[1] < 1 and shifts[2] == 0  # all five happened; the third has no row
+    assert 0 < shifts[1] < 1.5 and shifts[2] == 0  # all five happened, unheeded that is infinity; the third has no row
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_cohorts_that_differ_by_chance_alone_hardly_move_and_those_that_differ_do(seed: int) -> None:
+    """Sixty cohorts of fifty rows: by chance alone their best shifts would spread by 0.3."""
+    rng = np.random.default_rng(seed)
+    cohorts = np.repeat(np.arange(60), 50)[:, None]
+    rng.shuffle(cohorts)
+    z = rng.normal(size=(3000, 2))
+    planted = rng.normal(size=60)[cohorts[:, 0]]
+    y = (rng.random((3000, 2)) < 1 / (1 + np.exp(-z - np.stack([np.zeros(3000), planted], axis=1)))).astype(float)
+    shifts = fit_calibration("platt", z, y, cohorts, [60]).cohort.shifts
+    assert shifts[:, 0].std() < 0.1
+    assert shifts[:, 1].std() > 0.6
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])

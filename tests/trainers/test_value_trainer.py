@@ -44,7 +44,19 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
 def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, capsys):
     assert main(["train", "model=value_model", "model.expression=p_long_view / p_leave", *WORLD]) == 0
     _, results = run_of(own_outputs, "train")
-    assert set(results["metrics"]) == {f"{s}/{t}/ndcg" for s in ("val", "test") for t in ("long_view", "leave")}
+    ndcg = {f"{s}/{t}/ndcg" for s in ("val", "test") for t in ("long_view", "leave")}
+    assert set(results["metrics"]) == ndcg | {"test/page/value", "test/page/session"}
+    page = results["metrics"]["test/page/value"]
+    assert page["value"] < page["baselines"]["by_truth"]
+    assert results["metrics"]["test/page/session"]["value"] > page["value"]
     assert main(["train", "model=value_model", "model.expression=p_long_vew / p_leave", *WORLD]) == 2
     assert "Did you mean: p_long_view" in capsys.readouterr().err
     assert len(list((own_outputs / "train").iterdir())) == 1
+
+
+def test_a_head_that_counts_what_follows_can_be_a_part_of_the_value(own_outputs):
+    asked = ["data.retention=[items]", "model.expression=p_click + 0.1 * p_later_items", "eval.requests=50"]
+    assert main(["train", "model=value_model", *asked, *WORLD]) == 0
+    _, results = run_of(own_outputs, "train")
+    assert results["metrics"]["test/page/value"]["n"] == 50
+    assert "test/later_items/ndcg" in results["metrics"]

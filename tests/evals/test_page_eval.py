@@ -1,0 +1,65 @@
+"""eval=page through the command: every kind of page against the world's truth."""
+
+import json
+
+import pytest
+import torch
+
+from recsysml.cli import main
+from recsysml.config import compose
+from recsysml.errors import ConfigError
+from recsysml.evals.splits import check_page
+
+WORLD = ["data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
+SMALL = [
+    "model.expert_widths=[8]", "model.tower_widths=[8]", "model.history=none", "model.d_embedding=4",
+    "trainer.max_steps=20", "trainer.warmup_steps=2", "trainer.eval_every=20", "eval.baselines=[]",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run_of(folder, command):
+    path = max((folder / command).iterdir(), key=lambda path: path.stat().st_mtime)
+    return path, json.loads((path / "results.json").read_text())
+
+
+def test_pages_of_a_value_model_hold_what_they_promise(own_outputs, capsys):
+    assert main(["train", "model=value_model", "model.expression=p_click", "eval.requests=80", *WORLD]) == 0
+    path, trained = run_of(own_outputs, "train")
+    knobs = ["eval.diversity=0.9", "eval.calibration=0.9", "eval.temperature=3", "eval.requests=80"]
+    assert main(["eval", f"checkpoint={path}", "eval=page", *knobs]) == 0
+    run, results = run_of(own_outputs, "eval")
+    found = {name: entry["value"] for name, entry in results["metrics"].items()}
+    assert found["test/page/order/value"] == pytest.approx(trained["metrics"]["test/page/value"]["value"])
+    assert found["test/page/order/session"] == pytest.approx(trained["metrics"]["test/page/session"]["value"])
+    assert found["test/page/mmr/similarity"] < found["test/page/order/similarity"] - 0.05
+    assert found["test/page/calibrated/miscalibration"] < found["test/page/order/miscalibration"] - 0.1
+    assert found["test/page/gumbel/coverage"] > found["test/page/order/coverage"]
+    for page in ("order", "gumbel", "mmr", "calibrated"):
+        entry = results["metrics"][f"test/page/{page}/value"]
+        assert entry["value"] < entry["baselines"]["by_truth"]
+    section = json.loads((run / "sections" / "pages.json").read_text())
+    assert [row[0] for row in section["parts"][0]["rows"]][-2:] == ["as logged", "by truth"]
+
+    assert main(["eval", f"checkpoint={path}", "eval=page", "eval.expression=p_like"]) != 0
+    assert "has its own" in capsys.readouterr().err
+
+
+def test_a_ranker_s_pages_are_by_an_expression_or_by_what_the_data_pays(own_outputs):
+    assert main(["train", "model=mtml", *SMALL, *WORLD]) == 0
+    path, _ = run_of(own_outputs, "train")
+    for asked in ([], ["eval.expression=p_like / p_leave"]):
+        words = ["eval", f"checkpoint={path}", "eval=page", "eval.pages=[order]", "eval.requests=40", *asked]
+        assert main(words) == 0
+        _, results = run_of(own_outputs, "eval")
+        assert results["metrics"]["test/page/order/value"]["n"] == 40
+
+
+def test_pages_of_data_without_a_truth_are_refused():
+    with pytest.raises(ConfigError, match="only data=world"):
+        check_page(compose(["model=mtml", "data=kuairand", "eval=page"]))
