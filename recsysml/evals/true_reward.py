@@ -138,9 +138,7 @@ def _section(run: Any, split: str, logged: np.ndarray, orders: dict[str, np.ndar
         for name, gain in gains.items()
         for error in [gain.std(ddof=1) / np.sqrt(len(gain))]
     ]
-    note = (
-        f"The logged order brings {logged.mean():.4f} a request. Intervals of 95%, paired by request."
-    )
+    note = f"The logged order brings {logged.mean():.4f} a request. Intervals of 95%, paired by request."
     if "uncalibrated" in gains:
         own = gains["served"] - gains["uncalibrated"]
         note += f" The calibration adds {own.mean():.4f} ± {own.std(ddof=1) / np.sqrt(len(own)):.4f} (standard error)."
