@@ -167,10 +167,11 @@ def generate(
     from recsysml import serving
 
     model, tokenizer, _ = serving.open_language_model(path)
-    print(prompt, end="")
-    for text in serving.generate_text(
+    pieces = serving.generate_text(
         model, tokenizer, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ):
+    )
+    print(prompt, end="")
+    for text in pieces:
         print(text, end="", flush=True)
     print()
     return 0

@@ -53,6 +53,7 @@ def generate_text(
     """Yields the text that follows `prompt` in pieces that are whole characters; their join is the continuation.
 
     Every prompt stands behind an end-of-text token, as documents do in training; the next one ends the text.
+    Raises ConfigError for settings out of range, at the call.
     """
     ids = stream(
         model,
@@ -65,6 +66,10 @@ def generate_text(
         use_cache=use_cache,
         stop_id=tokenizer.eot,
     )
+    return _characters(ids, tokenizer)
+
+
+def _characters(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
     held: list[int] = []  # tokens whose bytes may be a part of a character
     for token in ids:
         held.append(token)

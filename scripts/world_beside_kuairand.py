@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recsysml.data.tables import find_file
-from recsysml.data.world import open_world
+from recsysml.data.world_log import open_world
 from recsysml.schemas.data import WorldConfig
 
 # a longer pause begins another session

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
 from pathlib import Path
 
+import pytest
+
+from recsysml import config
+
 ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def _trained() -> list[str]:
+    """Every `recsysml train` that a page shows, whole; sweeps and resumed runs are other tests' matter."""
+    text = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
+    lines = re.findall(r"^ +(?:\$ )?recsysml train (.*)$", text, flags=re.MULTILINE)
+    return sorted({line.partition(" #")[0].strip() for line in lines if "--resume" not in line and "-m" not in line})
+
+
+def _anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
 def test_the_config_reference_is_current() -> None:
@@ -31,3 +50,21 @@ def test_the_map_of_the_house_names_every_room() -> None:
             assert f"`{path.name}/`" in drawn, f"recsysml/{path.name}/ is on no map"
         elif path.suffix == ".py" and not path.name.startswith("__"):
             assert f"`{path.name}`" in drawn, f"recsysml/{path.name} is on no map"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, link
+
+
+@pytest.mark.parametrize("words", _trained())
+def test_every_training_command_shown_composes(words: str) -> None:
+    config.compose(shlex.split(words))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +10,9 @@ from recsysml.data.features import Features
 from recsysml.data.impression_data import ImpressionTable, RawImpressions, bounds_by_time, encode, past
 from recsysml.data.impression_encoder import ImpressionEncoder
 from recsysml.data.world_impressions import history, inputs, whole_log
+from recsysml.data.world_log import FORMAT, World
 from recsysml.data.world_sessions import Impressions
 from recsysml.schemas.data import WorldConfig
-
-if TYPE_CHECKING:
-    from recsysml.data.world import World
 
 # events that the mean taste counts for in a user's
 _PRIOR = 1.0
@@ -40,7 +37,7 @@ class Candidates:
 
 
 def read(
-    config: WorldConfig, world: World, version: int, encoder: ImpressionEncoder, split: str, limit: int, length: int
+    config: WorldConfig, world: World, encoder: ImpressionEncoder, split: str, limit: int, length: int
 ) -> Candidates:
     """At most `limit` requests of a split, evenly from its time, whose candidates fill a slate of `length`.
 
@@ -60,7 +57,7 @@ def read(
     features = world.population.item_features
     raw = RawImpressions(
         config.name,
-        ["world candidates", version, config.users, config.items, config.events, config.seed, split, limit, length],
+        ["world candidates", FORMAT, config.users, config.items, config.events, config.seed, split, limit, length],
         {"train": (0, 0), "val": (0, 0), "test": (0, 0), split: (0, n_rows * width)},
         {"click": nothing},
         {"click": "binary"},

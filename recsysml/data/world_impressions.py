@@ -12,6 +12,7 @@ from recsysml.data.features import Features
 from recsysml.data.impression_data import RawImpressions, bounds_by_time, past
 from recsysml.data.progress import progress
 from recsysml.data.retention import retention_labels
+from recsysml.data.world_log import FORMAT, World
 from recsysml.data.world_population import DAY, Population
 from recsysml.data.world_sessions import Impressions
 from recsysml.errors import ConfigError
@@ -20,13 +21,11 @@ from recsysml.schemas.data import WorldConfig
 if TYPE_CHECKING:
     import polars
 
-    from recsysml.data.world import World
-
 log = logging.getLogger("recsysml")
 
 
-def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
-    """All impressions, those of a request side by side, requests in order of time. version: of the world's laws.
+def read(config: WorldConfig, world: World) -> RawImpressions:
+    """All impressions, those of a request side by side, requests in order of time.
 
     A row knows what its user did before the request: nothing of the slate it stands in. Raises ConfigError for a split
     that is not by time.
@@ -39,7 +38,7 @@ def read(config: WorldConfig, world: World, version: int) -> RawImpressions:
         labels |= _later(config, shown, moments["session"])
     return RawImpressions(
         config.name,
-        ["world", version, config.users, config.items, config.events, config.seed],
+        ["world", FORMAT, config.users, config.items, config.events, config.seed],
         bounds_by_time(moments["request"], 0.1, 0.1, config.name),
         labels,
         config.task_types(),

@@ -8,7 +8,6 @@ was done further down is there for who models rewards.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +15,15 @@ from recsysml.data.features import Features
 from recsysml.data.impression_data import past
 from recsysml.data.progress import progress
 from recsysml.data.slates import LOGGED, LoggedSlates, split_by_time
+from recsysml.data.world_log import FORMAT, World
 from recsysml.data.world_population import DAY, Population
 from recsysml.data.world_sessions import Requests
 from recsysml.errors import ConfigError
 from recsysml.schemas.data import WorldConfig
 
-if TYPE_CHECKING:
-    from recsysml.data.world import World
 
-
-def read(config: WorldConfig, world: World, version: int) -> LoggedSlates:
-    """All requests in order of time. version: of the world's laws. Raises ConfigError for a split not by time.
+def read(config: WorldConfig, world: World) -> LoggedSlates:
+    """All requests in order of time. Raises ConfigError for a split not by time.
 
     A request knows what its user clicked before it.
     """
@@ -63,7 +60,7 @@ def read(config: WorldConfig, world: World, version: int) -> LoggedSlates:
     rows = np.arange(len(order))
     return LoggedSlates(
         config.name,
-        ["world", version, config.users, config.items, config.events, config.seed],
+        ["world", FORMAT, config.users, config.items, config.events, config.seed],
         split_by_time(len(order), 0.1, 0.1, config.name),
         requests.users,
         requests.times,

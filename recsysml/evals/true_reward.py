@@ -18,8 +18,9 @@ from scipy.special import expit
 
 from recsysml import sections
 from recsysml.data.impression_data import ImpressionTable
-from recsysml.data.world import load_impressions, open_world
+from recsysml.data.world import load_impressions
 from recsysml.data.world_laws import Moment, responses
+from recsysml.data.world_log import open_world
 from recsysml.data.world_sessions import SLATE
 from recsysml.data.world_truth import Truth, open_truth, reward
 from recsysml.engine import device

@@ -324,11 +324,17 @@ def test_no_network_fails_at_once(monkeypatch):
     monkeypatch.setattr(download.urllib.request, "getproxies", dict)
     with pytest.raises(DataError, match=r"no network: cannot fetch https://127.0.0.1:9/input.txt"):
         download.download("https://127.0.0.1:9/input.txt", cache_dir() / "x", None)
-    # a host that never answers
-    monkeypatch.setattr(download.socket, "create_connection", lambda *a, **k: threading.Event().wait(30))
+    ended = threading.Event()
+
+    def never_answers(*args, **kwargs):
+        ended.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(download.socket, "create_connection", never_answers)
     start = time.perf_counter()
     assert not download.reachable("https://example.invalid/", seconds=0.2)
     assert time.perf_counter() - start < 2
+    ended.set()
 
 
 @pytest.mark.skipif(not SHARED, reason="RECSYSML_DATA is not set")

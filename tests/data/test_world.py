@@ -14,7 +14,7 @@ import pytest
 import yaml
 from scipy import sparse, stats
 
-from recsysml.data import world, world_truth
+from recsysml.data import world, world_log, world_population, world_truth
 from recsysml.data.world_laws import Moment
 from recsysml.data.world_sessions import SLATE, SLICE
 from recsysml.errors import ConfigError
@@ -35,7 +35,7 @@ def everything(seed: int):
     truth = world_truth.open_truth(config)
     parts = [
         {"requests": requests, "logged": logged, "behind": behind, "p": world_truth.p_true(logged, behind)}
-        for (requests, logged), behind in zip(world.open_world(config), truth, strict=True)
+        for (requests, logged), behind in zip(world_log.open_world(config), truth, strict=True)
     ]
     return config, truth, parts
 
@@ -213,7 +213,7 @@ def test_no_shipped_model_can_write_the_click_law_down():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_friends_are_alike_and_know_each_other(seed):
     config = small(seed)
-    population, latent = world.make(config.users, config.items, config.seed)
+    population, latent = world_population.make(config.users, config.items, config.seed)
     edges = population.friends
     assert (edges[:, 0] < edges[:, 1]).all() and len(np.unique(edges, axis=0)) == len(edges)
     random = np.random.default_rng(seed)
@@ -236,7 +236,7 @@ def test_friends_are_alike_and_know_each_other(seed):
 
 
 def test_what_can_be_seen_tells_something_of_what_cannot():
-    population, latent = world.make(400, 500, 1)
+    population, latent = world_population.make(400, 500, 1)
     users, items = population.user_features, population.item_features
     assert (len(users), len(items), len(population.item_titles)) == (400, 500, 500)
     for features in (users, items):
@@ -256,7 +256,7 @@ def test_what_can_be_seen_tells_something_of_what_cannot():
 
 def test_same_config_same_bytes_and_slices_stand_alone():
     config = small(3)
-    first, second = world.open_world(config), world.open_world(config)
+    first, second = world_log.open_world(config), world_log.open_world(config)
     for index in (5, 0):  # in any order
         for a, b in zip(first.slice(index), second.slice(index), strict=True):
             assert all(getattr(a, f.name).tobytes() == getattr(b, f.name).tobytes() for f in dataclasses.fields(a))
@@ -269,7 +269,7 @@ def test_same_config_same_bytes_and_slices_stand_alone():
 
 @pytest.mark.parametrize("events", [100, 1009, 2_000_000])
 def test_a_world_has_as_many_events_as_asked_and_holds_a_slice_at_a_time(events):
-    made = world.open_world(small(events=events, users=50, items=100))
+    made = world_log.open_world(small(events=events, users=50, items=100))
     shares = [events * (i + 1) // len(made) - events * i // len(made) for i in range(len(made))]
     assert sum(shares) == events and max(shares) <= SLICE
     for index in (0, len(made) - 1) if events > 10_000 else range(len(made)):

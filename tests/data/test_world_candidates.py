@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsysml.data import world, world_truth
+from recsysml.data import world, world_log, world_truth
 from recsysml.schemas.data import WorldConfig
 
 CONFIG = {"users": 80, "items": 200, "events": 4000}
@@ -47,7 +47,7 @@ def test_a_page_holds_candidates_only_each_once_and_by_their_values(pair):
 
 def test_taste_is_the_tags_of_what_was_clicked_before(pair):
     config, _, candidates = pair
-    opened = world.open_world(config)
+    opened = world_log.open_world(config)
     features = opened.population.item_features
     asked = {}
     clicks = []
@@ -78,7 +78,7 @@ def test_moments_are_those_of_the_requests_and_outcomes_their_laws(pair):
     weights = {"click": 1.0, "share": 2.0}
     brought = world_truth.outcome(truth, moment, items, weights)
     laws = {}
-    for index, (requests, _) in enumerate(world.open_world(config)):
+    for index, (requests, _) in enumerate(world_log.open_world(config)):
         slate = truth.behind(index).slate
         for row, request in enumerate(requests.ids.tolist()):
             leave = slate.leave[row]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recsysml.data import world
+from recsysml.data import world, world_log
 from recsysml.data.world_impressions import read
 from recsysml.errors import ConfigError
 from recsysml.schemas.data import WorldConfig
@@ -18,8 +18,8 @@ def small(seed=1, **changes):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_impression_is_a_row_with_its_labels(seed):
     config = small(seed)
-    opened = world.open_world(config)
-    raw = read(config, opened, world.FORMAT)
+    opened = world_log.open_world(config)
+    raw = read(config, opened)
     parts = list(opened)
     for name in config.task_types():
         assert raw.labels[name].sum() == sum(int(getattr(shown, name).sum()) for _, shown in parts)
@@ -37,8 +37,8 @@ def test_every_impression_is_a_row_with_its_labels(seed):
 
 def test_a_row_knows_nothing_of_its_own_request():
     config = small(3)
-    opened = world.open_world(config)
-    raw = read(config, opened, world.FORMAT)
+    opened = world_log.open_world(config)
+    raw = read(config, opened)
     users = raw.sparse["user"].cast(int).to_numpy()
     parts = [shown for _, shown in opened]
     event_users = np.concatenate([part.users for part in parts])
@@ -73,8 +73,8 @@ def test_the_same_config_gives_the_same_table_and_another_split_is_refused():
 def test_later_labels_are_what_the_rest_of_the_session_brought(seed, pays, after):
     asked = {"retention": ["conversions", "items"], "retention_discount": 0.8}
     config = small(seed, **asked, retention_pays=pays, retention_after=after)
-    opened = world.open_world(config)
-    raw = read(config, opened, world.FORMAT)
+    opened = world_log.open_world(config)
+    raw = read(config, opened)
     events = {}  # session -> (time, request, position, conversions, pays, is paid)
     for requests, shown in opened:
         for row, at in enumerate(shown.requests):
@@ -103,13 +103,13 @@ def test_later_labels_are_what_the_rest_of_the_session_brought(seed, pays, after
 def test_retention_labels_are_what_the_session_went_on_to_bring(seed):
     """Against a walk through every session of the log, item by item; the other labels stay as they were."""
     config = WorldConfig(users=40, items=120, events=900, seed=seed, retention=["long_view", "items"])
-    raw = read(config, world.open_world(config), world.FORMAT)
-    plain = read(dataclasses.replace(config, retention=[]), world.open_world(config), world.FORMAT)
+    raw = read(config, world_log.open_world(config))
+    plain = read(dataclasses.replace(config, retention=[]), world_log.open_world(config))
     assert list(raw.labels) == list(config.task_types()) and config.task_types()["later_items"] == "real"
     for name, values in plain.labels.items():
         assert np.array_equal(values, raw.labels[name])
     session_of = {}
-    for requests, _ in world.open_world(config):
+    for requests, _ in world_log.open_world(config):
         session_of |= dict(zip(requests.ids.tolist(), requests.sessions.tolist(), strict=True))
     sessions = np.array([session_of[request] for request in raw.requests.tolist()])
     for value, of in (("long_view", raw.labels["long_view"]), ("items", np.ones(len(sessions)))):

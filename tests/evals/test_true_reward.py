@@ -9,8 +9,9 @@ import pytest
 
 from recsysml import sections
 from recsysml.cli import main
-from recsysml.data.world import load_impressions, open_world
+from recsysml.data.world import load_impressions
 from recsysml.data.world_laws import responses
+from recsysml.data.world_log import open_world
 from recsysml.errors import ConfigError
 from recsysml.evals import true_reward
 from recsysml.schemas.data import WorldConfig
