@@ -83,3 +83,17 @@ def told(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setitem(data.KINDS, "python_text", "stand_ins")
     monkeypatch.setitem(models.KINDS, "gpt", "stand_ins:GPT")
     return told
+
+
+@pytest.fixture(autouse=True)
+def plain_torch() -> Iterator[None]:
+    """What a run sets for its process is taken back."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # some tests hold that it is not loaded
+        yield
+        return
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])

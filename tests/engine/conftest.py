@@ -61,15 +61,6 @@ class FakeRun:
         return {row["step"]: row[name] for row in self.rows if name in row}
 
 
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before[0])
-    torch.set_float32_matmul_precision(before[1])
-
-
 @pytest.fixture
 def tiny(tmp_path):
     def config(**changes):

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from recsysml.cli import main
 from recsysml.config import compose
@@ -15,12 +14,6 @@ SMALL = [
     "model.expert_widths=[8]", "model.tower_widths=[8]", "model.history=none", "model.d_embedding=4",
     "trainer.max_steps=20", "trainer.warmup_steps=2", "trainer.eval_every=20", "eval.baselines=[]",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def run_of(folder, command):

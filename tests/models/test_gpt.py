@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,9 @@ from torch import Tensor, nn
 from recsysml.errors import ConfigError
 from recsysml.models.gpt import GPT, resolve_size
 from recsysml.schemas.models import SIZES, GPTConfig
+from tests.models import contract
 
 ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec is not None
-assert _spec.loader is not None
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
-
 TINY = {"size": "nano", "n_layers": 2, "n_heads": 4, "d_model": 32, "context_length": 16}
 YAMLS = ("gpt2", "gpt2_modern")
 SWITCHES: list[dict[str, Any]] = [

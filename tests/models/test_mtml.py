@@ -1,8 +1,6 @@
 """The ranker: every choice of its parts; padding, places and conditions; and that it is what its config says."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +11,7 @@ from recsysml.losses.tasks import task_losses
 from recsysml.models.mtml import MTML
 from recsysml.schemas.rankers import MTMLConfig
 from recsysml.schemas.ranking_shape import RankingShape
-
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec and _spec.loader
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
+from tests.models import contract
 
 SHAPE = RankingShape(
     dense=["age", "length"],

@@ -1,8 +1,6 @@
 """Several vectors a user: the contract of sequence models, and scores against a loop over vectors."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +11,7 @@ from recsysml.errors import ConfigError
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.multi_head import MultiHead
 from recsysml.schemas.retrievers import MultiHeadConfig
-
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec and _spec.loader
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
+from tests.models import contract
 
 INPUTS, IDS = torch.tensor([[11, 3, 1, 4, 1, 5], [11, 9, 2, 6, 5, 3]]), torch.tensor([0, 3])
 

@@ -1,8 +1,6 @@
 """Two stages: the contract of sequence models, the ranker against a loop, and candidates against plain sorting."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +13,7 @@ from recsysml.models.multi_stage import MultiStage, check_initial
 from recsysml.models.retriever import recommend
 from recsysml.models.stages import StagedRetriever, events_of
 from recsysml.schemas.retrievers import MultiStageConfig
-
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec and _spec.loader
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
+from tests.models import contract
 
 INPUTS, IDS = torch.tensor([[11, 3, 1, 4, 1, 5], [11, 9, 2, 6, 5, 3]]), torch.tensor([0, 3])
 SMALL = {"d_model": 16, "d_hidden": 12, "d_ranker": 10, "context_length": 8, "n_cohorts": 4, "user_dropout": 0.0}

@@ -1,8 +1,5 @@
 """SASRec keeps the contract of sequence models under every switch."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,11 +9,7 @@ from recsysml.models.gpt import GPT
 from recsysml.models.sasrec import SASRec
 from recsysml.schemas.models import GPTConfig
 from recsysml.schemas.retrievers import SASRecConfig
-
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec and _spec.loader
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
+from tests.models import contract
 
 SWITCHES = [{}, {"position": "rope"}, {"norm": "rmsnorm", "mlp": "swiglu", "bias": False}, {"normalise": True}]
 INPUTS = torch.tensor([[11, 3, 1, 4, 1, 5], [11, 9, 2, 6, 5, 3]])

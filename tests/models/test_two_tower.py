@@ -1,8 +1,5 @@
 """Two towers under every choice: causal, repeatable, every part learnt, and an answer for who was never met."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +8,7 @@ from recsysml.errors import ConfigError
 from recsysml.models.two_tower import TwoTower
 from recsysml.nn.graph_attention import Graph
 from recsysml.schemas.retrievers import TwoTowerConfig
-
-_spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("contract.py"))
-assert _spec and _spec.loader
-contract = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(contract)
+from tests.models import contract
 
 USERS = ["none", "id_table", "deep_hash", "cohort", "mixture"]
 HISTORIES = ["mean", "attention", "transformer"]

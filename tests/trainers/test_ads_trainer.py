@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from recsysml import sections
 from recsysml.cli import main
@@ -13,12 +12,6 @@ SMALL = ["data.sessions=6000", "device=cpu", "threads=1", "tracker.mode=disabled
 SHORT = ["trainer.max_steps=60", "trainer.batch_size=256", "trainer.warmup_steps=5", "trainer.eval_every=20"]
 QUICK = [*SMALL, *SHORT]
 MIDDLE = ["data.sessions=25000", *SMALL[1:], "trainer.max_steps=250", "trainer.warmup_steps=30"]
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def train(folder, *words):

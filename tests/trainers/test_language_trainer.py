@@ -19,24 +19,15 @@ from recsysml import job
 from recsysml.engine import checkpoint
 from recsysml.errors import JobError
 from recsysml.models.gpt import GPT
-from recsysml.results import Run
 from recsysml.schemas.data import TextConfig
 from recsysml.schemas.evals import LanguageEvalConfig
 from recsysml.schemas.models import GPTConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import LanguageTrainerConfig
+from tests.trainers.running import lines, results, train
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "how", "one", "dog", "ran", "to", "it"]
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before[0])
-    torch.set_float32_matmul_precision(before[1])
 
 
 @pytest.fixture
@@ -65,26 +56,6 @@ def configure(text, *, model=None, **trainer):
         threads=1,
         progress="never",
     )
-
-
-def train(config, root, resume=None):
-    config = job.resolve(config)
-    if resume is None:
-        run = Run.create(root, "train", "gpt", argv=[], config=job.to_dict(config), overrides=[])
-    else:
-        run = Run.reopen(resume)
-    job.run(config, run)
-    return run.path
-
-
-def lines(path, name="metrics.jsonl"):
-    """The rows without what a clock gave them."""
-    rows = [json.loads(line) for line in (path / name).read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows]
-
-
-def results(path):
-    return json.loads((path / "results.json").read_text())
 
 
 # what a killed process runs: the real thing, with a SIGKILL to itself where the test wants it

@@ -1,7 +1,6 @@
 """The real trainer on a small world: it earns more than what it starts from, repeats itself, goes on after a stop."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
 from recsysml.schemas.trainers import POLICY_LOSSES, PolicyTrainerConfig
 from recsysml.trainers import policy as trainer
+from tests.trainers.running import lines, results, train
 
 SMALL = [
     "model=policy_ranker", "data.users=300", "data.items=300", "data.events=12000", "trainer.max_steps=40",
@@ -32,30 +32,8 @@ SMALL = [
 START = ("supervised", "lr-0.1", "checkpoints", "best")
 
 
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before[0])
-    torch.set_float32_matmul_precision(before[1])
-
-
 def trained(root, *more):
-    config = job.resolve(compose([*SMALL, *more]))
-    run = Run.create(root, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
-    job.run(config, run)
-    return run.path
-
-
-def results(path):
-    return json.loads((path / "results.json").read_text())
-
-
-def numbers(path):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "slates_per_second")
-    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+    return train(compose([*SMALL, *more]), root)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +111,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_stopped_run_goes_on(first, tmp_
     monkeypatch.undo()
     again = Run.reopen(run.path)
     job.run(config, again)
-    assert numbers(run.path) == numbers(whole)
+    assert lines(run.path) == lines(whole)
     assert results(run.path)["metrics"]["test/policy/value"] == results(whole)["metrics"]["test/policy/value"]
 
 
@@ -164,8 +142,7 @@ def test_every_loss_moves_the_policy_and_logs_what_it_is_made_of(tmp_path):
 def test_an_anchor_holds_the_policy_back(first, tmp_path):
     start = f"model.init_from={first.joinpath(*START)}"
     free, held = (
-        numbers(trained(tmp_path, start, f"trainer.kl_weight={weight}", "trainer.max_steps=20"))
-        for weight in (0.0, 3.0)
+        lines(trained(tmp_path, start, f"trainer.kl_weight={weight}", "trainer.max_steps=20")) for weight in (0.0, 3.0)
     )
     assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
 

@@ -1,41 +1,29 @@
 """The real trainer on a small table: it learns what is planted; stopped and resumed it gives the same numbers."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from recsysml import job
 from recsysml.cli import main
 from recsysml.data.impression_batches import ImpressionInputs
 from recsysml.data.impressions import load_impressions
-from recsysml.errors import ConfigError, Interrupted
+from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.models.mtml import MTML
 from recsysml.ranking.calibrating import calibrate, fit_calibration
 from recsysml.ranking.calibration_losses import CalibrationLosses
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
-from recsysml.results import Run
 from recsysml.schemas.evals import RankingEvalConfig
 from recsysml.schemas.impressions import ImpressionsConfig
 from recsysml.schemas.rankers import MTMLConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RankingTrainerConfig
 from recsysml.trainers.ranking import TaskLoss, gradient_norms
+from tests.trainers.running import lines, results, stopped, train
 
 N = 2400
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before[0])
-    torch.set_float32_matmul_precision(before[1])
 
 
 @pytest.fixture
@@ -74,25 +62,6 @@ def configure(file, model=None, **trainer):
         threads=1,
         progress="never",
     )
-
-
-def train(config, root, resume=None):
-    config = job.resolve(config)
-    if resume is None:
-        run = Run.create(root, "train", "mtml", argv=[], config=job.to_dict(config), overrides=[])
-    else:
-        run = Run.reopen(resume)
-    job.run(config, run)
-    return run.path
-
-
-def results(path):
-    return json.loads((path / "results.json").read_text())
-
-
-def lines(path):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "impressions_per_second")} for row in rows]
 
 
 CHOICES = [
@@ -142,18 +111,7 @@ def test_a_checkpoint_scores_as_the_trained_model_did(file, tmp_path):
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(file, tmp_path, monkeypatch):
     config = configure(file, {"weighting": "gradnorm", "dropout": 0.1}, max_steps=25)
     whole = train(config, tmp_path / "whole")
-    log = Run.log
-
-    def stop(self, step, values):
-        log(self, step, values)
-        if step == 17:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "log", stop)
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "stopped")
-    monkeypatch.setattr(Run, "log", log)
-    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    path = stopped(config, tmp_path / "stopped", monkeypatch, at=17)
     train(config, tmp_path, resume=path)
     assert lines(path) == lines(whole)
     assert results(path)["metrics"] == results(whole)["metrics"]

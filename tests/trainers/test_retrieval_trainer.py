@@ -9,17 +9,15 @@ import polars as pl
 import pytest
 import torch
 
-from recsysml import job
 from recsysml.cli import main
 from recsysml.data.features import no_features
 from recsysml.data.interactions import load
 from recsysml.engine import checkpoint, loop
-from recsysml.errors import ConfigError, DataError, Interrupted
+from recsysml.errors import ConfigError, DataError
 from recsysml.evals.retrieval import judge
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.nn.age_bias import AgeBias
-from recsysml.results import Run
 from recsysml.retrieval import serving
 from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
@@ -30,15 +28,7 @@ from recsysml.schemas.evals import RetrievalEvalConfig
 from recsysml.schemas.retrievers import MultiHeadConfig, MultiStageConfig, SASRecConfig, TwoTowerConfig
 from recsysml.schemas.run import RunConfig, TrackerConfig
 from recsysml.schemas.trainers import RetrievalTrainerConfig
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before[0])
-    torch.set_float32_matmul_precision(before[1])
+from tests.trainers.running import lines, results, stopped, train
 
 
 @pytest.fixture
@@ -67,42 +57,6 @@ def configure(ring, model=None, **trainer):
         threads=1,
         progress="never",
     )
-
-
-def train(config, root, resume=None):
-    config = job.resolve(config)
-    if resume is None:
-        run = Run.create(root, "train", "sasrec", argv=[], config=job.to_dict(config), overrides=[])
-    else:
-        run = Run.reopen(resume)
-    job.run(config, run)
-    return run.path
-
-
-def results(path):
-    return json.loads((path / "results.json").read_text())
-
-
-def lines(path):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "events_per_second")} for row in rows]
-
-
-def stopped(config, root, monkeypatch, at):
-    """The run directory of a training that was interrupted at a step."""
-    log = Run.log
-
-    def stop(self, step, values):
-        log(self, step, values)
-        if step == at:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "log", stop)
-    with pytest.raises(Interrupted):
-        train(config, root)
-    monkeypatch.setattr(Run, "log", log)
-    (path,) = (root / "train").iterdir()
-    return path
 
 
 def asked(ring):

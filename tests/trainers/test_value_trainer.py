@@ -3,17 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from recsysml.cli import main
 
 WORLD = ["data=world", "data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
-
-
-@pytest.fixture(autouse=True)
-def _plain_torch():
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def run_of(folder, command):
