@@ -41,3 +41,15 @@ def share(key: str, value: float, *, one: bool = False) -> None:
     """A share: in [0, 1), or [0, 1] with `one`."""
     if not (0 <= value < 1 or (one and value == 1)):
         raise ConfigError(f"{key}={value}: it must lie between 0 and 1{'' if one else ' (1 excluded)'}.")
+
+
+def parts_of_time(val: float, test: float, fit_range: str) -> None:
+    """The shares of a split by time, the newest last, which leave something to learn from; and what is learnt from."""
+    share("data.val_fraction", val)
+    share("data.test_fraction", test)
+    one_of("data.fit_range", fit_range, ("train", "train_val"))
+    if val + test >= 1:
+        raise ConfigError(
+            f"data.val_fraction={val} and data.test_fraction={test} leave nothing to train on; together they must be"
+            " below 1."
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import at_least, one_of, share
+from recsysml.schemas.checks import at_least, one_of, parts_of_time
 
 
 @dataclass
@@ -25,14 +25,7 @@ class _ImpressionFields:
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
-        share("data.val_fraction", self.val_fraction)
-        share("data.test_fraction", self.test_fraction)
-        one_of("data.fit_range", self.fit_range, ("train", "train_val"))
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ConfigError(
-                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave nothing to"
-                " train on; together they must be below 1."
-            )
+        parts_of_time(self.val_fraction, self.test_fraction, self.fit_range)
 
 
 KUAIRAND_TASKS = ("click", "long_view", "like", "comment", "forward", "follow", "profile_enter")
