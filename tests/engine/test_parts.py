@@ -156,8 +156,12 @@ def test_device_and_precision_are_resolved_or_refused(monkeypatch):
     assert device.resolve_device("auto") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert device.resolve_device("auto") == "cuda:1"
+    assert device.resolve_device("cuda:0") == "cuda:0"  # alone, what is asked for
     with pytest.raises(ConfigError, match="2 GPU"):
         device.resolve_device("cuda:2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device.resolve_device("cuda:0") == "cuda:1"  # of the first process, in the config of a run gone on with
+    assert device.resolve_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16")])
