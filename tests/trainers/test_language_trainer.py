@@ -286,6 +286,21 @@ def test_gradient_checkpointing_and_a_loss_in_rows_change_no_number_that_matters
             assert b[name] == pytest.approx(a[name], abs=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_float32_and_keeps_float32_weights(text, tmp_path, precision):
+    exact = lines(train(configure(text), tmp_path / "exact"))
+    path = train(configure(text, precision=precision), tmp_path / precision)
+    half = lines(path)
+    assert results(path)["environment"]["precision"] == precision
+    for name in ("train/loss", "val/loss"):
+        one, other = ([row[name] for row in rows if name in row] for rows in (half, exact))
+        assert one != other  # it was not float32 all the same
+        assert one == pytest.approx(other, abs=0.02)
+    assert {tensor.dtype for tensor in checkpoint.load(path / "checkpoints" / "last").tensors.values()} == {
+        torch.float32
+    }
+
+
 def test_a_run_starts_from_another_runs_weights(text, tmp_path):
     first = train(configure(text, max_steps=20, eval_every=10), tmp_path / "first")
     config = configure(text, model={"init_from": str(first)}, max_steps=1)
