@@ -309,6 +309,35 @@ def test_a_run_starts_from_another_runs_weights(text, tmp_path):
     assert lines(second)[0]["val/loss"] == pytest.approx(best, abs=1e-6)
 
 
+def test_a_run_does_not_go_on_with_other_data(text, tmp_path):
+    config = configure(text)
+    path = train(config, tmp_path)
+    before = lines(path)
+    (text / "07.txt").write_text("the dog ran to it.\n")
+    with pytest.raises(JobError, match=r"the data is no longer what .*step-00000008 was trained with.*init_from="):
+        train(config, tmp_path, resume=path)
+    assert lines(path) == before
+
+
+def test_weights_of_another_vocabulary_are_said(text, tmp_path, caplog):
+    def vocabulary(folder):
+        config = configure(folder, max_steps=1, sample_tokens=0)
+        config.data.tokenizer, config.data.vocab_size = "bpe", 270
+        return config
+
+    first = train(vocabulary(text), tmp_path / "first")
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in text.iterdir():  # the same letters, other words
+        (other / file.name).write_text(file.read_text()[::-1])
+    for folder, said in ((text, False), (other, True)):
+        caplog.clear()
+        config = vocabulary(folder)
+        config.model.init_from = str(first)
+        train(config, tmp_path / "second")
+        assert ("another tokenizer" in caplog.text) == said
+
+
 def test_divergence_names_windows_and_the_last_good_checkpoint(text, tmp_path):
     config = configure(text, lr=1e20, warmup_steps=0, grad_clip=0.0, max_steps=50, schedule="constant", sample_tokens=0)
     with pytest.raises(
