@@ -152,8 +152,8 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
             if options or key == "experiment":
                 chosen.append(text)
                 value = override.value()
-                if value is None and key == "experiment":  # the one group that may be left out
-                    continue
+                if value is None and key == "experiment":
+                    return ConfigError(f"{text}: leave it out; no experiment is the default.")
                 names = value if isinstance(value, list) else [value]
                 if not override.is_sweep_override() and any(str(name) not in options for name in names):
                     near = nearest(str(value), options)
@@ -164,7 +164,9 @@ def mistake(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None, err
         )
         for text in overrides:
             if text not in chosen and not text.startswith("hydra"):
-                hints.check_key(text.partition("=")[0].lstrip("+"), _plain(base), config_dir)
+                key = text.partition("=")[0].lstrip("+")
+                hints.check_key(key, _plain(base), config_dir)
+                hints.check_shape_of_value(key, parse(hydra, text).value(), _plain(base))
     except ConfigError as found:
         return found
     except Exception as other:
@@ -217,8 +219,11 @@ def from_dict(
     groups: dict[str, Any] = {}
     for group in SCHEMAS:
         groups[group] = _part(group, parts.pop(group, None), config_dir)
-    groups["tracker"] = _build(TrackerConfig, parts.pop("tracker", {}), "tracker")
-    groups["sweep"] = _build(SweepConfig, parts.pop("sweep", {}), "sweep")
+    for name, schema in (("tracker", TrackerConfig), ("sweep", SweepConfig)):
+        node = parts.pop(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{name}={node}: its values are set one by one, {name}.KEY=VALUE.")
+        groups[name] = _build(schema, node, name)
     config = _build(RunConfig, parts, "")
     for group, value in groups.items():
         setattr(config, group, value)
@@ -258,6 +263,8 @@ def _build(schema: type, values: Mapping[str, Any], prefix: str) -> Any:
             value = [value]  # `tasks=piqa` is a list of one
         if re.search(r"\bint\b", expected) and isinstance(value, float) and value.is_integer():
             value = int(value)  # `max_steps=1e3`
+        if value == "" and expected == "str | None":  # a shell's variable that is not set: not the same as none
+            raise ConfigError(f"{key} is empty; null is none.")
         try:
             structured[name] = value
         except OmegaConfBaseException:
@@ -327,4 +334,7 @@ def read_run(run: Path) -> RunConfig:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: it holds no config.")
-    return from_dict(tree)
+    try:
+        return from_dict(tree)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None

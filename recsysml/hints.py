@@ -37,8 +37,14 @@ def check_shape(text: str, config_dir: Path | None, sweep: bool) -> None:
         raise ConfigError(f"{text}: keys cannot be deleted; set another value.")
     if not equals:
         raise ConfigError(f"{text}: an override is written key=value. {_bare_word_hint(text, config_dir)}".rstrip())
-    if not key.strip().lstrip("+"):
+    plain = key.strip().lstrip("+")
+    if not plain:
         raise ConfigError(f"{text}: an override is written key=value; the key is missing.")
+    if "@" in plain:
+        raise ConfigError(f"{text}: there is no such key. Did you mean: {plain.partition('@')[0]}={value}?")
+    if plain in catalogue.groups(config_dir) and (value.lstrip().startswith("{") or value.strip() == "[]"):
+        # merged into what is there it would change nothing, or what nobody sees
+        raise ConfigError(f"{text}: {plain} is chosen by a name; its values are set one by one, {plain}.KEY=VALUE.")
     if key.startswith("hydra"):
         launcher = key == "hydra/launcher" or key.startswith("hydra.launcher.")
         if not (launcher and sweep):
@@ -86,6 +92,15 @@ def check_key(key: str, tree: Mapping[str, Any], config_dir: Path | None) -> Non
     else:
         hint = f"There is: {', '.join([*groups, *(n for n in known if '.' not in n)])}."
     raise ConfigError(f"{key}: there is no such key. {hint}")
+
+
+def check_shape_of_value(key: str, value: Any, tree: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a list or a table is given where there is the other one, or a single value."""
+    there = at(tree, key)
+    kind = list if isinstance(there, list) else dict if isinstance(there, dict) else None
+    if isinstance(value, list | dict) and not isinstance(value, kind or ()):
+        wanted = {list: "a list, written [a,b]", dict: "a table, written {a: b}", None: "a single value"}[kind]
+        raise ConfigError(f"{key}: it must be {wanted}.")
 
 
 def at(tree: Mapping[str, Any], key: str) -> Any:

@@ -190,6 +190,7 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
 
     from recsysml import sweep as sweeps
     from recsysml.environment import config_hash, package_versions
+    from recsysml.runlog import logger, show
 
     words = dataclasses.replace(command, overrides=with_tasks(command, trust))
     with configs.hydra_at(command.config_dir) as hydra:
@@ -200,15 +201,16 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
         raise ConfigError("eval=contamination: with tasks it asks them first, so one at a time, without -m.")
     name = sweeps.name_of(command.overrides, first)
     folder = outputs(first) / "sweep" / name
-    folder.mkdir(parents=True, exist_ok=True)
     since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if rerun else ""
     packages = package_versions()
     planned = []
-    for one in ready:
+    for one in ready:  # a mistake in the last must not cost the first ones
+        job.check(one.config)
         digest = config_hash(job.to_dict(job.resolve(one.config)), packages, "eval")
         shown = tuple(f"lm/{task}/{metric}" for task in one.config.tasks for metric in _SHOWN)
         planned.append(sweeps.Job(one.command.overrides, digest, shown or one.config.eval.headline))
     codes = []
+    show()
     with sweeps.lock(folder):
         sweeps.write(folder, sweeps.summary(folder, planned, command.argv, since, over=False))
         print(f"sweep: {folder} ({len(planned)} job{'' if len(planned) == 1 else 's'})")
@@ -217,7 +219,11 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
             if found is not None and found.status == "ok":
                 print(f"done before: {found.path}")
                 continue
-            codes.append(start(one.config, one.command, "eval", one.checkpoint, one.parents, sweep=name))
+            try:
+                codes.append(start(one.config, one.command, "eval", one.checkpoint, one.parents, sweep=name))
+            except Exception as error:  # what is found only now is no reason not to judge the others
+                logger.error("%s", job.one_line(error), exc_info=command.verbose)
+                codes.append(1)
             if codes[-1] == 130:
                 break
         content = sweeps.summary(folder, planned, command.argv, since, over=True)

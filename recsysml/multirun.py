@@ -108,7 +108,6 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         assert first is not None
         name = sweeps.name_of(command.overrides, first)
         folder = outputs(first) / "sweep" / name
-        folder.mkdir(parents=True, exist_ok=True)
         since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if rerun else ""
         interrupted = False
         with sweeps.lock(folder), tempfile.TemporaryDirectory() as scratch:

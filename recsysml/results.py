@@ -39,7 +39,10 @@ class Run:
         self.record = record
         self.id: str = record["run"]["id"]
         self.tracker: Tracker | None = None
-        self._log = RunLog(path / "run.log")
+        try:
+            self._log = RunLog(path / "run.log")
+        except OSError as error:
+            raise JobError(f"{path / 'run.log'} cannot be written: {error.strerror or error}") from error
         if not self._log.lock():
             self._log.close()
             raise ConfigError(f"{path} is still being written by another process; wait for it or stop it first")
@@ -236,9 +239,16 @@ class Run:
         self.artifact("sections", f"sections/{name}.json")
 
     def save(self) -> None:
-        """Rewrites results.json whole. A crash leaves the old file or the new one."""
+        """Rewrites results.json whole. A crash leaves the old file or the new one.
+
+        Raises JobError in one line if the disk does not take it.
+        """
         self.record["run"]["seconds"] = round(self.seconds, 3)
-        write_json(self.path / "results.json", self.record)
+        path = self.path / "results.json"
+        try:
+            write_json(path, self.record)
+        except OSError as error:
+            raise JobError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Ends the run: examples.parquet, then results.json, then the tracker.
@@ -252,11 +262,10 @@ class Run:
         try:
             self._save_examples()
             self.save()
-        except OSError as problem:
-            text = f"{self.path / 'results.json'} cannot be written: {problem.strerror or problem}"
+        except JobError as problem:
             if status == "ok":
-                raise JobError(text) from problem
-            logger.warning(text)
+                raise
+            logger.warning("%s", problem)
         if self.tracker is not None:
             metrics = {name: entry["value"] for name, entry in self.record["metrics"].items()}
             self.tracker.finish(status, metrics)

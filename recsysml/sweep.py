@@ -36,10 +36,19 @@ def name_of(overrides: Sequence[str], config: RunConfig) -> str:
 
 
 def lock(folder: Path) -> TextIO:
-    """Hold the folder for this process until the file returned is closed. Raises ConfigError when another holds it."""
+    """Make the folder, and hold it for this process until the file returned is closed.
+
+    Raises ConfigError when it cannot be made or written, or another process holds it.
+    """
     import fcntl
 
-    file = (folder / ".lock").open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"the sweep's folder {folder} cannot be written: {error.strerror}; set RECSYSML_OUTPUTS to another."
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -70,6 +70,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian"], "train"),
         (["train", "model=gpt3"], "Did you mean: model=gpt2?"),
         (["train", "trainer.lrr=1"], "Did you mean: trainer.lr?"),
+        (["train", "model=gpt2", "data=ml-100k"], "data that fit model=gpt2: fineweb_edu, python_docs, python_source"),
+        (["train", "model={}"], "model is chosen by a name"),
         (["train", "gpt2"], "Did you mean: model=gpt2?"),
         (["train", "--model=gpt2"], "Did you mean: model=gpt2?"),
         (["train", "--mutlirun"], "Did you mean: --multirun?"),

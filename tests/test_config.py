@@ -140,6 +140,17 @@ MISTAKES = [
     ("model.load_balance_weight=nan", "model.load_balance_weight=nan must be 0 or more"),
     ("model=null", "model=null: no such model. It is one of ad_placement, "),
     ("model=[gpt3]", "model=[gpt3]: no such model."),
+    ("model={}", "model={}: model is chosen by a name; its values are set one by one, model.KEY=VALUE."),
+    ("data={val_fraction: 0.1}", "data is chosen by a name"),
+    ("experiment=[]", "experiment is chosen by a name"),
+    ("experiment=null", "experiment=null: leave it out"),
+    ("+trainer={}", "trainer is chosen by a name"),
+    ("model@x=gpt2", "model@x=gpt2: there is no such key. Did you mean: model=gpt2?"),
+    ("sweep=mine", "sweep=mine: its values are set one by one, sweep.KEY=VALUE."),
+    ("trainer.eval_tasks={}", "trainer.eval_tasks: it must be a list, written [a,b]."),
+    ("trainer.lr={}", "trainer.lr={}: it must be a number."),
+    ("model.init_from=", "model.init_from is empty; null is none."),
+    ("data.vocab_size=1e9", "data.vocab_size=1000000000: it must be at most 1000000."),
     ("=gpt2", "=gpt2: an override is written key=value; the key is missing."),
     ("tracker.mode=online_", "Did you mean: online?"),
     ("sweep.name=a/b", "sweep.name=a/b: it names a folder"),
@@ -179,6 +190,11 @@ def test_pairs_that_cannot_work_list_what_fits(own: Path) -> None:
     fitting = message.rpartition(": ")[2].rstrip(".").split(", ")
     assert "python_docs" in fitting
     assert "films" not in fitting
+
+
+def test_a_list_where_a_table_belongs_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.urls: it must be a table, written {a: b}\.$"):
+        config.compose(["data=text", "data.urls=[]"])
 
 
 def test_a_loss_of_one_vector_a_user_does_not_fit_several() -> None:

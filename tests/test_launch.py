@@ -115,6 +115,17 @@ def test_a_folder_that_cannot_be_made_is_a_mistake(
     assert not runs(own_outputs)
 
 
+def test_a_sweeps_folder_that_cannot_be_made_is_a_mistake(
+    told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_outputs.mkdir()
+    (own_outputs / "sweep").write_text("no folder can lie below a file")
+    assert main([*TRAIN, "-m", "seed=1,2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the sweep's folder {own_outputs / 'sweep'}") and "RECSYSML_OUTPUTS" in line
+    assert told.configs == []
+
+
 def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
@@ -161,6 +172,53 @@ def test_a_run_is_resumed_in_place_with_its_own_config(
     assert main(["train", "--resume", run.name]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert (run / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["run.log", "results.json"])
+def test_a_run_that_cannot_be_written_is_not_resumed(
+    file: str,
+    told: SimpleNamespace,
+    own_outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told.error = KeyboardInterrupt()
+    assert main(TRAIN) == 130
+    (run,) = runs(own_outputs)
+    told.error = None
+    told.configs.clear()
+    capsys.readouterr()
+    if file == "run.log":
+        (run / file).unlink()
+        (run / file).mkdir()  # a real refusal of the system, also for root
+    else:
+        full = OSError(28, "No space left on device")
+        monkeypatch.setattr("recsysml.results.write_json", lambda *_: (_ for _ in ()).throw(full))
+    assert main(["train", "--resume", str(run)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {run / file} cannot be written: ")
+    assert told.configs == []
+
+
+def test_a_run_of_another_version_is_named(
+    told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told.error = KeyboardInterrupt()
+    assert main(TRAIN) == 130
+    (run,) = runs(own_outputs)
+    before = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(before + "key_of_another_version: 3\n")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert f"error: {run / 'config.yaml'}: key_of_another_version: there is no such key." in capsys.readouterr().err
+    (run / "config.yaml").write_text(before)
+    results = (run / "results.json").read_text()
+    (run / "results.json").write_text(results.replace("recsysml.results/1", "recsysml.results/2"))
+    for words in (["train", "--resume", str(run)], ["eval", f"checkpoint={run}"], ["report", str(run)]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {run / 'results.json'}") and "recsysml.results/2" in line
+    assert main(["list", "runs"]) == 0  # one bad file hides no other run
+    assert "recsysml.results/2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("override", ["trainer.max_steps=500", "model=gpt2", "seed=2", "progress_=x", "outputs=x"])
@@ -256,17 +314,17 @@ def test_a_record_that_cannot_be_completed_is_said(
     told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A disk that is full in the last moment."""
-    whole = Run.save
+    whole = files.write_json
 
-    def save(run: Run) -> None:
-        if run.record["run"]["status"] == "ok":
+    def write(path: Path, record: dict[str, Any]) -> None:
+        if record["run"]["status"] == "ok":
             raise OSError(28, "No space left on device")
-        whole(run)
+        whole(path, record)
 
-    monkeypatch.setattr(Run, "save", save)
+    monkeypatch.setattr("recsysml.results.write_json", write)
     assert main(TRAIN) == 1
-    assert "No space left on device" in capsys.readouterr().err
     (run,) = runs(own_outputs)
+    assert f"{run / 'results.json'} cannot be written: No space left on device" in capsys.readouterr().err
     assert results(run)["run"]["status"] == "failed"
     assert "No space left" in (run / "run.log").read_text()
 

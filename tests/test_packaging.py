@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +82,33 @@ def test_every_library_that_is_imported_is_declared_and_pinned() -> None:
     foreign = found - set(sys.stdlib_module_names) - {"recsysml"}
     undeclared = {name for name in foreign if not {normal(d) for d in distributions.get(name, [name])} & declared}
     assert not undeclared
+
+
+def test_the_lock_pins_all_that_comes_along_and_torch_first() -> None:
+    """Not only what is asked for: also what that needs, whole; and `make` installs torch by the lock's version."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[0].startswith("torch==")
+    assert f" {lines[0]}\n" in (ROOT / "Makefile").read_text()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines), "each line is one exact version"
+    pinned = {normal(line.split("==")[0]) for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    seen: set[str] = set()
+    while waiting:
+        wanted = Requirement(waiting.pop())
+        if str(wanted) in seen:
+            continue
+        seen.add(str(wanted))
+        assert normal(wanted.name) in pinned, f"{wanted} comes along and is not in requirements.lock"
+        try:
+            needs = importlib.metadata.requires(wanted.name) or []
+        except importlib.metadata.PackageNotFoundError:  # an extra that is not installed
+            continue
+        extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+        waiting += [
+            text for text in needs
+            if not (marker := Requirement(text).marker) or any(marker.evaluate(extra) for extra in extras)
+        ]  # fmt: skip
 
 
 def normal(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recsysml import sweep
+from recsysml import judging, sweep
 from recsysml.cli import main
 from recsysml.environment import usable_cores
 from recsysml.errors import JobError
@@ -99,6 +99,25 @@ def test_ctrl_c_stops_the_sweep_and_the_job_is_resumed_in_place(told: SimpleName
     assert len(job_runs(folder)) == 4
 
 
+def test_a_job_that_was_killed_is_named_so_and_resumed_in_place(told: SimpleNamespace, own_outputs: Path) -> None:
+    """As kill -9 leaves it: a record that still says running, and nobody at work."""
+    assert main(SWEEP) == 0
+    folder, before = record(own_outputs)
+    for row in before["jobs"][:2]:
+        file = folder / row["path"] / "results.json"
+        file.write_text(file.read_text().replace('"status": "ok"', '"status": "running"'))
+    told.error = KeyboardInterrupt()
+    assert main(SWEEP) == 130  # at the first job; the second one's record is as it was
+    _, stopped = record(own_outputs)
+    assert [row["status"] for row in stopped["jobs"]] == ["interrupted", "interrupted", "ok", "ok"]
+    told.error = None
+    told.configs.clear()
+    assert main(SWEEP) == 0
+    assert [(config.trainer.lr, config.seed) for config in told.configs] == [(0.001, 1), (0.001, 2)]
+    _, after = record(own_outputs)
+    assert [(row["run"], row["status"]) for row in after["jobs"]] == [(row["run"], "ok") for row in before["jobs"]]
+
+
 def test_rerun_does_all_jobs_anew(told: SimpleNamespace, own_outputs: Path) -> None:
     assert main(SWEEP) == 0
     _, before = record(own_outputs)
@@ -156,6 +175,30 @@ def test_two_processes_do_not_work_in_one_sweep(
         assert main([*SWEEP, "sweep.name=mine"]) == 2
     assert "is running already" in capsys.readouterr().err
     assert told.configs == []
+
+
+def test_evals_are_checked_before_the_first_and_go_on_after_a_failed_one(
+    told: SimpleNamespace, own_outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tracker.mode=disabled"]) == 0
+    argv = ["eval", "-m", "eval.split=val,test", "tracker.mode=disabled"]
+    told.bad_file = "notes.txt is missing"
+    assert main(argv) == 2
+    assert capsys.readouterr().err.endswith("error: notes.txt is missing\n")
+    assert not (own_outputs / "sweep").exists()
+    told.bad_file = None
+    start = judging.start
+
+    def start_or_not(config: Any, *more: Any, **named: Any) -> int:
+        if config.eval.split == "val":
+            raise JobError("no room for a run directory")
+        return start(config, *more, **named)
+
+    monkeypatch.setattr(judging, "start", start_or_not)
+    assert main(argv) == 1
+    _, content = record(own_outputs)
+    assert [row["status"] for row in content["jobs"]] == ["pending", "ok"]
+    assert "error: no room for a run directory" in capsys.readouterr().err
 
 
 STAND_INS = """

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +125,10 @@ def load(path: Path) -> Checkpoint:
     """A checkpoint folder with every checksum verified. Raises JobError naming the damaged file."""
     tensors, metadata = load_weights(path)
     _verify(path, STATE, metadata)
-    state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise JobError(f"damaged checkpoint: {path / STATE} holds more than tensors and numbers") from error
     return Checkpoint(path, metadata["step"], metadata, tensors, state)
 
 
@@ -142,6 +146,18 @@ def latest_good(root: Path) -> Checkpoint | None:
     if folders:
         raise JobError(f"every checkpoint under {root} is damaged; start the run anew")
     return None
+
+
+def check_same_data(found: Checkpoint, metadata: Mapping[str, Any]) -> None:
+    """Raise JobError where the run that `found` belongs to would go on with other data or tokens than it began with."""
+    before, now = ((each.get("data") or {}).get("fingerprint") for each in (found.metadata, metadata))
+    tokens = json.loads(json.dumps(metadata.get("tokenizer")))
+    for name, same in (("data", before == now), ("tokenizer", found.metadata.get("tokenizer") == tokens)):
+        if not same:
+            raise JobError(
+                f"the {name} is no longer what {found.path} was trained with: put it back, or start a new run from"
+                f" these weights, model.init_from={found.path.parent.parent}"
+            )
 
 
 def find_best(root: Path, step: int | None) -> Path | None:

@@ -62,7 +62,8 @@ class Machine:
 def resolve_device(name: str) -> str:
     """`auto` -> cuda, mps or cpu, whichever is there first. Raises ConfigError for a device that is not there.
 
-    Under torchrun `auto` and `cuda` become this process's own GPU.
+    Among several processes of torchrun every one has a GPU of its own, whatever `name` says: a resumed run's config
+    names that of its first process.
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
@@ -72,7 +73,7 @@ def resolve_device(name: str) -> str:
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device={name}: this torch ({torch.__version__}) sees no GPU; device=cpu works")
-        if not index and "LOCAL_RANK" in os.environ:
+        if "LOCAL_RANK" in os.environ and (not index or int(os.environ.get("WORLD_SIZE", "1")) > 1):
             index = os.environ["LOCAL_RANK"]
         if index and int(index) >= torch.cuda.device_count():
             raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")

@@ -93,6 +93,7 @@ def fit(
     root = run.path / "checkpoints" if world.main else None
 
     if resume is not None:
+        checkpoint.check_same_data(resume, metadata)
         saved = resume.state
         done, best_value, best_step = saved["step"], saved["best_value"], saved["best_step"]
         kept = checkpoint.find_best(resume.path.parent, best_step)

@@ -131,6 +131,13 @@ def stored_dimensions(path: str | Path) -> dict[str, int] | None:
     return {name: dimensions[name] for name in DIMENSIONS}
 
 
+def stored_tokenizer(path: str | Path) -> dict[str, Any] | None:
+    """The tokenizer of a checkpoint of ours, as its checkpoint.json holds it; None where `path` does not say."""
+    place = _place(Path(path))
+    file = place / "checkpoint.json"
+    return _read_metadata(file).get("tokenizer") if place.is_dir() and file.is_file() else None
+
+
 def _read_metadata(file: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(file.read_bytes())

@@ -8,6 +8,9 @@ from typing import ClassVar
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import at_least, one_of, share
 
+# the trainer of a bpe takes memory for all of it at once, and dies without a word where there is none
+MAX_VOCABULARY = 1_000_000
+
 
 @dataclass
 class _TextFields:
@@ -30,6 +33,8 @@ class _TextFields:
         one_of("data.tokenizer", self.tokenizer, ("bpe", "gpt2", "bytes"))
         if self.tokenizer == "bpe":
             at_least("data.vocab_size", self.vocab_size, 257)  # every byte and the end-of-text token
+            if self.vocab_size > MAX_VOCABULARY:
+                raise ConfigError(f"data.vocab_size={self.vocab_size}: it must be at most {MAX_VOCABULARY}.")
         share("data.val_fraction", self.val_fraction)
         share("data.test_fraction", self.test_fraction)
         if self.val_fraction + self.test_fraction >= 1:

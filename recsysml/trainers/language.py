@@ -14,6 +14,7 @@ from recsysml import lazy, plots
 from recsysml.data import KINDS as DATA
 from recsysml.data.batches import TokenBatches
 from recsysml.data.token_data import TokenData
+from recsysml.data.tokenizers import tokenizer_from_json
 from recsysml.engine import checkpoint, device, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
@@ -21,7 +22,7 @@ from recsysml.engine.loop import Fitted, Task, fit
 from recsysml.evals import language as evals
 from recsysml.models import KINDS as MODELS
 from recsysml.models.generation import generate
-from recsysml.models.init_from import load_initial_weights
+from recsysml.models.init_from import load_initial_weights, stored_tokenizer
 from recsysml.schemas.run import RunConfig
 
 logger = logging.getLogger("recsysml")
@@ -49,6 +50,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         report = load_initial_weights(model, config.model.init_from)
         if world.main:
             logger.info("%s", report)
+            _warn_of_other_tokens(config.model.init_from, data)
     model.to(machine.device)
     model.gradient_checkpointing = settings.gradient_checkpointing
     if world.rank:
@@ -138,6 +140,17 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             judged, tasks = ask()
             lm_harness.record(run, judged)
             run.record["data"]["tasks"] = lm_harness.describe(judged, tasks)
+
+
+def _warn_of_other_tokens(path: str, data: TokenData) -> None:
+    """A vocabulary may be as large as the weights' own and yet hold other words, which no shape tells."""
+    stored = stored_tokenizer(path)
+    if stored is not None and tokenizer_from_json(stored).fingerprint != data.tokenizer.fingerprint:
+        logger.warning(
+            "model.init_from=%s: it was trained with another tokenizer than that of %s, so that its words are not"
+            " these; data.tokenizer=bytes or gpt2 is the same for all text",
+            *(path, data.name),
+        )
 
 
 def _tasks(config: RunConfig, model: Any, data: TokenData, machine: Machine) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from recsysml.engine import checkpoint, seeds
 from recsysml.errors import JobError
+from recsysml.files import sha256
 
 
 def write(root, step, *, keep=2, is_best=False, value=1.0, size=4):
@@ -76,6 +77,23 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_pat
     (tmp_path / "step-00000001" / "state.pt").unlink()
     with pytest.raises(JobError, match="every checkpoint"):
         checkpoint.latest_good(tmp_path)
+
+
+class Surprise:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def test_a_state_that_could_run_code_is_refused(tmp_path, capsys):
+    """Its checksum is right: whoever wrote it wrote that too."""
+    path = write(tmp_path, 1)
+    torch.save({"step": 1, "more": Surprise()}, path / "state.pt")
+    metadata = json.loads((path / "checkpoint.json").read_text())
+    metadata["files"]["state.pt"] = sha256(path / "state.pt")
+    (path / "checkpoint.json").write_text(json.dumps(metadata))
+    with pytest.raises(JobError, match=r"state\.pt holds more than tensors"):
+        checkpoint.load(path)
+    assert "this ran" not in capsys.readouterr().out
 
 
 def test_nothing_saved_yet_is_no_error(tmp_path):

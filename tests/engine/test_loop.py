@@ -109,7 +109,15 @@ def test_throughput_counts_targets_over_training_time_only(tiny):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optimizer": "muon"}, {"ema_decay": 0.9}, {"precision": "fp16"}, {"loader_workers": 2}]
+    "changes",
+    [
+        {},
+        {"optimizer": "muon"},
+        {"ema_decay": 0.9},
+        {"precision": "fp16"},
+        {"precision": "bf16"},
+        {"loader_workers": 2},
+    ],
 )
 def test_a_run_killed_at_any_step_and_resumed_repeats_the_uninterrupted_one(tiny, tmp_path, changes):
     settings = tiny.config(max_steps=9, eval_every=3, checkpoint_every=2, keep_checkpoints=9, **changes)

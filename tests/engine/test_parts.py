@@ -69,6 +69,38 @@ def test_a_loop_that_ends_early_leaves_no_thread_behind():
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
 
 
+@pytest.mark.parametrize("workers", [0, 1, None])
+def test_batches_for_a_gpu_are_pinned_and_copied_without_waiting(monkeypatch, workers):
+    """No GPU is needed for it: stand-ins for tensors remember what was asked of them, and in which thread."""
+    gpu, set_in, copied = torch.device("cuda:1"), {}, []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: set_in.update({threading.get_ident(): device}))
+
+    class Array:
+        def __init__(self, i):
+            self.i, self.pinned_in = i, None
+
+        def pin_memory(self):
+            self.pinned_in = threading.get_ident()
+            return self
+
+        def to(self, device, non_blocking):
+            copied.append((self.i, device, non_blocking, self.pinned_in))
+            return self
+
+    class Arrays:
+        def __getitem__(self, i):
+            return Array(i), Array(i)
+
+    assert len(list(loader.iterate(Arrays(), 2, 9, gpu, workers))) == 7
+    assert [row[:3] for row in copied] == [(i, gpu, True) for i in range(2, 9) for _ in range(2)]
+    threads = {row[3] for row in copied}
+    if workers == 0:
+        assert threads == {threading.get_ident()}
+    else:  # pinned beside the step, each thread on the right GPU
+        assert threading.get_ident() not in threads and threads <= set(set_in)
+        assert set(set_in.values()) == {gpu} and len(set_in) <= (workers or 2)
+
+
 def test_no_workers_on_a_cpu_by_default():
     assert loader.default_workers(torch.device("cpu")) == 0
     assert loader.default_workers(torch.device("cuda")) == 2
@@ -156,8 +188,12 @@ def test_device_and_precision_are_resolved_or_refused(monkeypatch):
     assert device.resolve_device("auto") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert device.resolve_device("auto") == "cuda:1"
+    assert device.resolve_device("cuda:0") == "cuda:0"  # alone, what is asked for
     with pytest.raises(ConfigError, match="2 GPU"):
         device.resolve_device("cuda:2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device.resolve_device("cuda:0") == "cuda:1"  # of the first process, in the config of a run gone on with
+    assert device.resolve_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16")])

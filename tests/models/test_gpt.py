@@ -198,17 +198,40 @@ def test_a_loss_in_rows_keeps_no_logits() -> None:
     assert whole - rows > 0.9 * logits
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("name", "overrides"), [("gpt2", {}), ("gpt2_modern", {"n_experts": 4, "n_kv_heads": 2})], ids=str
 )
-def test_the_graph_is_whole(name: str, overrides: dict[str, Any]) -> None:
+def test_the_graph_is_whole(name: str, overrides: dict[str, Any], bf16: bool) -> None:
     torch.compiler.reset()
     model = contract.made(lambda: GPT(config_of(name, **overrides), VOCABULARY))
-    expected = model(*batch()).loss
-    torch._dynamo.reset()  # tests of one process share the limit on recompilations of a function
-    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
-    torch.testing.assert_close(compiled(*batch()).loss, expected)
-    torch.testing.assert_close(compiled(*batch(), loss_chunk=12).loss, expected)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        expected = model(*batch()).loss
+        torch._dynamo.reset()  # tests of one process share the limit on recompilations of a function
+        compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+        torch.testing.assert_close(compiled(*batch()).loss, expected)
+        torch.testing.assert_close(compiled(*batch(), loss_chunk=12).loss, expected)
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("name", YAMLS)
+def test_in_bfloat16_products_are_short_and_the_loss_is_whole(name: str, experts: int) -> None:
+    model = contract.made(lambda: GPT(config_of(name, n_experts=experts), VOCABULARY))
+    exact = model(*batch()).loss
+    products: set[torch.dtype] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, given, output: products.add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(model)
+        rows = model(*batch(), loss_chunk=5).loss
+        logits = model.logits(batch()[0])
+    assert products == {torch.bfloat16}
+    assert loss.dtype == rows.dtype == logits.dtype == torch.float32
+    assert 0 < abs(loss.item() - exact.item()) < 5e-3
+    assert rows.item() == pytest.approx(loss.item(), abs=1e-5)
+    loss.backward()
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_sizes() -> None:

@@ -60,6 +60,17 @@ def test_no_token_is_lost_when_all_want_the_same_expert() -> None:
     assert moe.router.weight.grad.abs().sum() > 0
 
 
+def test_the_router_chooses_in_float32_under_autocast() -> None:
+    moe = make(experts=8, per_token=2)
+    x = torch.randn(2, 50, 16)
+    y, auxiliary = moe(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        short, same = moe(x)
+    assert torch.equal(same, auxiliary)
+    assert short.dtype == torch.bfloat16  # the experts themselves are quick
+    torch.testing.assert_close(short.float(), y, atol=2e-2, rtol=2e-2)
+
+
 def test_all_experts_alike_are_one_expert() -> None:
     moe = make(per_token=3)
     for expert in moe.experts:

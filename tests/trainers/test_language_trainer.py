@@ -257,12 +257,56 @@ def test_gradient_checkpointing_and_a_loss_in_rows_change_no_number_that_matters
             assert b[name] == pytest.approx(a[name], abs=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_float32_and_keeps_float32_weights(text, tmp_path, precision):
+    exact = lines(train(configure(text), tmp_path / "exact"))
+    path = train(configure(text, precision=precision), tmp_path / precision)
+    half = lines(path)
+    assert results(path)["environment"]["precision"] == precision
+    for name in ("train/loss", "val/loss"):
+        one, other = ([row[name] for row in rows if name in row] for rows in (half, exact))
+        assert one != other  # it was not float32 all the same
+        assert one == pytest.approx(other, abs=0.02)
+    assert {tensor.dtype for tensor in checkpoint.load(path / "checkpoints" / "last").tensors.values()} == {
+        torch.float32
+    }
+
+
 def test_a_run_starts_from_another_runs_weights(text, tmp_path):
     first = train(configure(text, max_steps=20, eval_every=10), tmp_path / "first")
     config = configure(text, model={"init_from": str(first)}, max_steps=1)
     second = train(config, tmp_path / "second")
     best = min(row["val/loss"] for row in lines(first) if "val/loss" in row)
     assert lines(second)[0]["val/loss"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_run_does_not_go_on_with_other_data(text, tmp_path):
+    config = configure(text)
+    path = train(config, tmp_path)
+    before = lines(path)
+    (text / "07.txt").write_text("the dog ran to it.\n")
+    with pytest.raises(JobError, match=r"the data is no longer what .*step-00000008 was trained with.*init_from="):
+        train(config, tmp_path, resume=path)
+    assert lines(path) == before
+
+
+def test_weights_of_another_vocabulary_are_said(text, tmp_path, caplog):
+    def vocabulary(folder):
+        config = configure(folder, max_steps=1, sample_tokens=0)
+        config.data.tokenizer, config.data.vocab_size = "bpe", 270
+        return config
+
+    first = train(vocabulary(text), tmp_path / "first")
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in text.iterdir():  # the same letters, other words
+        (other / file.name).write_text(file.read_text()[::-1])
+    for folder, said in ((text, False), (other, True)):
+        caplog.clear()
+        config = vocabulary(folder)
+        config.model.init_from = str(first)
+        train(config, tmp_path / "second")
+        assert ("another tokenizer" in caplog.text) == said
 
 
 def test_divergence_names_windows_and_the_last_good_checkpoint(text, tmp_path):
