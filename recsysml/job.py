@@ -57,7 +57,7 @@ def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool
     from recsysml.data import task_files
 
     catalogue.check_tasks(tasks, task_folder)
-    known = task_files.index(task_folder, trust=trust)
+    known = task_files.index(task_folder, trust=trust, wanted=tasks)
     catalogued = [name for name in tasks if name not in known]
     for name in tasks:
         if name in known and not (name == "heldout" and known[name].own):

@@ -31,7 +31,7 @@ def files_of_task(name: str, task_folder: str | None = None, *, trust: bool = Fa
 
     Raises ConfigError or DataError for a task whose questions are not rows of local files.
     """
-    file = task_files.index(task_folder, trust=trust).get(name)
+    file = task_files.index(task_folder, trust=trust, wanted=[name]).get(name)
     located = task_files.locate(name, file) if file is not None else None
     if file is None or located is None:
         why = "they come from the Hugging Face hub"

@@ -6,6 +6,8 @@ with its line, and code in a user's folder is refused unless it is trusted.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -22,8 +24,12 @@ from recsysml.errors import ConfigError, DataError
 from recsysml.files import conf_dir, data_dir
 from recsysml.schemas.checks import nearest
 
+logger = logging.getLogger("recsysml")
+
 # local formats of the `datasets` library: their files are ours to find
-_LOCAL = ("json", "csv", "parquet", "text")
+LOCAL = ("json", "csv", "parquet", "text")
+# what a file that is broken elsewhere says of itself
+_TASK_LINE = re.compile(r"""^\s*(?:task|group):\s*["']?([\w.-]+)""", re.MULTILINE)
 _TRAINING = ("training_split", "fewshot_split")
 # of our own tasks, those whose questions the hub has as well, in the harness's task of that name
 _ON_HUB = tuple(questions.CONVERTERS)
@@ -70,20 +76,68 @@ def folders(task_folder: str | None) -> list[Path]:
     return [own, path.resolve()]
 
 
-def index(task_folder: str | None = None, *, trust: bool = False) -> dict[str, TaskFile]:
-    """Every task and group by name. Raises ConfigError for a file that is broken or holds code that is not trusted."""
+def index(
+    task_folder: str | None = None, *, trust: bool = False, wanted: Collection[str] = ()
+) -> dict[str, TaskFile]:
+    """Every task and group by name. A broken file of the user's costs a warning, unless one of `wanted` needs it.
+
+    Raises ConfigError for one that is needed, and for a file that holds code that is not trusted.
+    """
     found: dict[str, TaskFile] = {}
+    broken: dict[Path, ConfigError] = {}
     own = conf_dir() / "task"
     for folder in folders(task_folder):
         for path in sorted(folder.glob("**/*.yaml")):
-            content = read(path)
+            try:
+                content = read(path)
+            except ConfigError as error:
+                if folder == own:
+                    raise
+                broken[path] = error
+                continue
             name = content.get("task") if isinstance(content.get("task"), str) else content.get("group")
             if not isinstance(name, str):
                 continue  # a part that others include
             if folder != own and not trust:
                 _refuse_code(path, content)
             found[name] = TaskFile(path, content, folder == own)
+    _pass_over(broken, found, wanted)
     return found
+
+
+def _pass_over(broken: dict[Path, ConfigError], found: dict[str, TaskFile], wanted: Collection[str]) -> None:
+    """Warn of broken files. Raise the error of one that may be what is wanted, itself or as a member of a group."""
+    members: set[str] = set()
+    groups = list(wanted)
+    while groups:
+        file = found.get(groups.pop())
+        fresh = set(_named(file.content.get("task"))) - members if file else set()
+        members |= fresh
+        groups += fresh
+    for path, error in broken.items():
+        names = {path.stem}
+        with contextlib.suppress(OSError):
+            names |= set(_TASK_LINE.findall(path.read_text(encoding="utf-8", errors="replace")))
+        # lm_eval may read what cannot be read here, so a member that is nowhere may be any of them, code and all
+        if names & {*wanted, *members} or members - found.keys():
+            raise error
+        _warn(f"passed over: {error}")
+
+
+def _named(member: Any) -> Iterator[str]:
+    """The names of what a group is made of."""
+    if isinstance(member, str):
+        yield member
+    elif isinstance(member, list | dict):
+        parts = member if isinstance(member, list) else [member.get("group"), member.get("task")]
+        for part in parts:
+            yield from _named(part)
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once, however often the files are read."""
+    logger.warning("%s", text)
 
 
 def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -132,7 +186,7 @@ def locate(name: str, file: TaskFile) -> Located | None:
     """
     content = file.content
     kwargs = content.get("dataset_kwargs") or {}
-    if content.get("dataset_path") not in _LOCAL:
+    if content.get("dataset_path") not in LOCAL:
         return None
     if not kwargs.get("data_files"):  # `datasets` would read what lies in the working directory
         raise DataError(f"tasks={name}: {file.path} names no files of questions (dataset_kwargs.data_files)")

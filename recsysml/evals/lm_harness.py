@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,6 +81,8 @@ class Tasks:
     tasks: dict[str, Task]
     groups: dict[str, Group]
     about: dict[str, dict[str, Any]]
+    files: dict[str, list[Path]]  # of tasks whose questions are rows of them, in order
+    converted: set[str]  # by us, who have looked at every question
 
 
 def load(
@@ -95,7 +97,9 @@ def load(
 
     heldout_file: the questions of the task `heldout`. Raises ConfigError or DataError in one line.
     """
-    known = task_files.index(task_folder, trust=trust)
+    known = task_files.index(task_folder, trust=trust, wanted=names)
+    files: dict[str, list[Path]] = {}
+    converted: set[str] = set()
     specs: list[dict[str, Any]] = []
     plain: list[str] = []
     about: dict[str, dict[str, Any]] = {}
@@ -106,18 +110,22 @@ def load(
             theirs.append(name)
         elif name == "heldout" and file.own:
             assert heldout_file is not None
-            files = {"validation": str(heldout_file)}
-            specs.append({"task": name, "dataset_kwargs": {"data_files": files}})
+            specs.append({"task": name, "dataset_kwargs": {"data_files": {"validation": str(heldout_file)}}})
+            converted.add(name)
             about[name] = {"source": "made from the validation text"}
         elif (located := _locate(name, file, theirs)) is not None:
             specs.append({"task": name, **located.overrides})
             about[name] = {"source": "local files", "files": located.sources, "notes": located.notes}
+            if located.sources:
+                converted.add(name)
+            elif "process_docs" not in file.content:
+                files[name] = located.asked
         elif name not in theirs:
             plain.append(name)
     for spec in specs:
         spec["dataset_kwargs"] = {**spec["dataset_kwargs"], "cache_dir": str(cache_dir() / "datasets")}
     found: dict[str, Any] = {"tasks": {}, "groups": {}}
-    with _one_line(names, [known[name] for name in names if name in known], hub=bool(theirs or plain)):
+    with _one_line(names, [known[name] for name in names if name in known], files, hub=bool(theirs or plain)):
         if specs or plain:
             manager = TaskManager(
                 include_defaults=False, include_path=[str(path) for path in task_files.folders(task_folder)]
@@ -136,7 +144,7 @@ def load(
         if own is None or (num_fewshot is not None and own != 0):  # a task that says 0 cannot have any
             task.set_config("num_fewshot", num_fewshot or 0)
         about.setdefault(task.task_name, {"source": str(task.DATASET_PATH)})
-    return Tasks(found["tasks"], found["groups"], about)
+    return Tasks(found["tasks"], found["groups"], about, files, converted)
 
 
 def _locate(name: str, file: task_files.TaskFile, theirs: list[str]) -> task_files.Located | None:
@@ -157,8 +165,10 @@ def _catalogue(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _one_line(names: Sequence[str], files: Sequence[task_files.TaskFile], *, hub: bool) -> Iterator[None]:
-    """hub: whether one of the tasks may have to be fetched."""
+def _one_line(
+    names: Sequence[str], files: Sequence[task_files.TaskFile], rows: Mapping[str, Sequence[Path]], *, hub: bool
+) -> Iterator[None]:
+    """rows: task -> the files that hold its questions. hub: whether one of the tasks may have to be fetched."""
     try:
         yield
     except (ConfigError, DataError):
@@ -166,6 +176,7 @@ def _one_line(names: Sequence[str], files: Sequence[task_files.TaskFile], *, hub
     except Exception as error:
         for file in files:  # only now: what the harness does not know may be one of the `evaluate` library
             task_files.check_metrics(file, set(METRIC_REGISTRY))
+        asking.check_first(error, rows)
         text = " ".join(str(error).split())[:300]
         hint = "" if not hub or task_files.hub_reachable() else "; the Hugging Face hub cannot be reached"
         raise DataError(f"tasks={','.join(names)}: cannot be loaded: {type(error).__name__}: {text}{hint}") from error
@@ -192,7 +203,10 @@ def judge(lm: Any, tasks: Tasks, limit: int | None = None) -> Judged:
     grouped: dict[str, dict[str, Any]] = {}
     for name, task in tasks.tasks.items():
         task.set_fewshot_seed(_FEWSHOT_SEED)  # here: asked twice, a task shows the same examples
-        asking.build(name, task, limit)
+        rows = tasks.files.get(name, ())
+        asking.build(name, task, limit, rows)
+        if name not in tasks.converted:
+            asking.check_answers(name, task, limit, rows)
         hashes[name] = score_cache.request_hash([[r.request_type, *r.args] for r in task.instances])
         ask(lm, task)
         found = collect(name, task, limit)

@@ -42,7 +42,31 @@ def test_a_file_that_is_broken_or_runs_code(folder, text, words):
     (folder / "mine.yaml").write_text(text)
     (folder / "part.inc").write_text("process_docs: !function utils.f\n")
     with pytest.raises(ConfigError, match=words):
-        task_files.index(str(folder))
+        task_files.index(str(folder), wanted=["mine"])
+
+
+BROKEN = "task: named\nmetric_list: [a\nb: c\n"
+
+
+def test_a_broken_file_stops_only_what_needs_it(folder, caplog):
+    (folder / "broken.yaml").write_text(BROKEN)
+    (folder / "mine.yaml").write_text("task: mine\n")
+    (folder / "group.yaml").write_text("group: both\ntask: [mine, {group: inner, task: [{task: named}]}]\n")
+    (folder / "outer.yaml").write_text("group: outer\ntask: [both]\n")
+    for _ in range(2):
+        assert {"mine", "both", "piqa"} <= set(task_files.index(str(folder), wanted=["mine", "piqa", "winogrande"]))
+    assert caplog.text.count("broken.yaml line 3") == 1  # said once
+    for name in ("named", "broken", "both", "outer"):
+        with pytest.raises(ConfigError, match=r"broken.yaml line 3"):
+            task_files.index(str(folder), wanted=["mine", name])
+
+
+def test_code_in_a_file_that_lm_eval_alone_can_read_does_not_run_through_a_group(folder):
+    text = "task: mine\nprocess_docs: !function utils.f\n"
+    (folder / "coded.yaml").write_bytes(text.encode("utf-16"))
+    (folder / "group.yaml").write_text("group: both\ntask: [mine]\n")
+    with pytest.raises(ConfigError, match="coded.yaml cannot be read"):
+        task_files.index(str(folder), wanted=["both"])
 
 
 def test_code_that_is_trusted(folder):

@@ -313,13 +313,67 @@ def test_a_metric_that_does_not_exist_is_named(tmp_path, monkeypatch, metric, wo
         lm_harness.load(["mine"], task_folder=str(tmp_path))
 
 
-def test_a_question_without_what_its_task_asks_for_is_named(tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
-        'output_type: multiple_choice\ndoc_to_text: "{{query}}"\ndoc_to_target: gold\ndoc_to_choice: choices\n'
-    )
-    good = '{"query": "x", "choices": ["a", "b"], "gold": 0}\n'
-    (tmp_path / "rows.jsonl").write_text(good + '{"query": "y"}\n' + good)
-    task = lm_harness.load(["mine"], task_folder=str(tmp_path)).tasks["mine"]
-    with pytest.raises(DataError, match="tasks=mine: question 2 cannot be asked"):
-        asking.build("mine", task, None)
+QUESTION = (
+    "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: [rows.jsonl, more.jsonl]}}\n"
+    'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "{{query}}"\ndoc_to_target: gold\n'
+    "doc_to_choice: choices\n"
+)
+GOOD = {"query": "x", "choices": ["a", "b"], "gold": 0}
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gold": 7}, "its target 7 is none of its 2 choices"),
+        ({"gold": -1}, "its target -1 is none of its 2 choices"),
+        ({"choices": ["a", ""]}, "a choice is missing, empty or no text"),
+        ({"choices": None}, "TypeError"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_named_with_its_line(opened, tmp_path, number, change, words):
+    """lm_eval raises an error without a place for the first question and counts the others as wrong."""
+    (tmp_path / "mine.yaml").write_text(QUESTION)
+    rows = [GOOD | (change if i == number else {}) for i in range(1, 7)]
+    for name, part in (("rows", rows[:4]), ("more", rows[4:])):  # an empty line is none
+        (tmp_path / f"{name}.jsonl").write_text("\n\n".join(json.dumps(row) for row in part) + "\n")
+    place = {1: "rows.jsonl line 1", 2: "rows.jsonl line 3", 5: "more.jsonl line 1"}[number]
+    with pytest.raises(DataError, match=f"tasks=mine: .*{place} cannot be asked: .*{words}"):
+        lm_harness.judge(answerer(opened), lm_harness.load(["mine"], task_folder=str(tmp_path)))
+
+
+def test_questions_of_the_hub_without_an_answer_are_said_and_asked(opened, tmp_path, caplog):
+    (tmp_path / "mine.yaml").write_text(QUESTION.replace(", more.jsonl", ""))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(GOOD | {"gold": gold}) + "\n" for gold in (0, 1, 2, 3)))
+    tasks = lm_harness.load(["mine"], task_folder=str(tmp_path))
+    tasks.tasks["mine"].DATASET_PATH = "some/where"
+    assert lm_harness.judge(answerer(opened), tasks).sizes == {"mine": 4}
+    assert "mine: 2 of its questions have no answer that can be right" in caplog.text
+
+
+def test_word_problems_are_judged_by_their_number(opened, tmp_path, monkeypatch):
+    """GSM8K's form: `#### 72` alone is strict, the last number of what was said is flexible; commas do not matter."""
+    (tmp_path / "gsm8k").mkdir()
+    rows = [{"question": f"How many {w}?", "answer": f"There are <<2*5=10>>10.\n#### {n}"} for w, n in
+            (("cats", "1,072"), ("dogs", "5"), ("birds", "8"))]  # fmt: skip
+    (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
+    asked = []
+
+    class Says(LM):
+        def loglikelihood(self, requests):
+            raise NotImplementedError
+
+        loglikelihood_rolling = loglikelihood
+
+        def generate_until(self, requests):
+            asked.extend(request.args for request in requests)
+            return [" 1000 and 72.\n#### 1,072", " so it is $5.", " 7"]
+
+    found = {m.name: m for m in lm_harness.judge(Says(), lm_harness.load(["gsm8k_local"])).metrics}
+    assert found["lm/gsm8k_local/exact_match,strict-match"].scores.tolist() == [1, 0, 0]
+    assert found["lm/gsm8k_local/exact_match,flexible-extract"].scores.tolist() == [1, 1, 0]
+    assert asked[0][0] == "Question: How many cats?\nAnswer:"
+    assert asked[0][1]["until"] == ["Question:"]
+    said = answerer(opened).generate_until([SimpleNamespace(args=pair, task_name="t") for pair in asked])
+    assert len(said) == 3  # a model of ours is asked the same way
