@@ -1,8 +1,8 @@
 """Two towers: what is known of a user at each moment as one vector, of an item as another, their product as the score.
 
-The user's side reads the items so far (a mean, attention pooling, or the causal transformer of GPT), who the user is
-(four representations to choose from) and the user's features; the item's side its id and its features. Either side may
-also ask its neighbours in a graph: items those they are turned to together with, users their friends.
+The user's side reads the items so far (a mean, attention pooling, the causal transformer of GPT, or nothing), who the
+user is (four representations to choose from) and the user's features; the item's side its id and its features. Either
+side may also ask its neighbours in a graph: items those they are turned to together with, users their friends.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsysml.errors import ConfigError
 from recsysml.nn.attention import CausalSelfAttention
 from recsysml.nn.block import Block
 from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture, TableEmbedding
@@ -24,11 +25,13 @@ from recsysml.schemas.retrievers import TwoTowerConfig
 class TwoTower(nn.Module):
     """Index `n_items` is the start token that every sequence begins with, and the padding behind a short one.
 
-    A user that training never met (index -1) is one without a memory: its history, features and cohort still speak.
+    A user that training never met (index -1, or one without events in `user_events`) is one without a memory: its
+    history, features and cohort still speak.
     """
 
     item_features: Tensor  # (n_items + 1, Fi), a row of zeros for the start token
     user_features: Tensor  # (n_users + 1, Fu), a row of zeros for a user never met
+    user_events: Tensor  # (n_users + 1,) int64: how many events each user's memory is learnt from; 1 until it is told
     # of each graph, `item_graph` and `user_graph`: (N + 1,) and (E,), as in Graph; a user never met is the last node
     item_graph_offsets: Tensor
     item_graph_sources: Tensor
@@ -57,6 +60,7 @@ class TwoTower(nn.Module):
         width = config.d_model
         self.register_buffer("item_features", _with_unknown(item_features, n_items))
         self.register_buffer("user_features", _with_unknown(user_features, n_users))
+        self.register_buffer("user_events", F.pad(torch.ones(n_users, dtype=torch.int64), (0, 1)))
         n_item, n_user = self.item_features.shape[1], self.user_features.shape[1]
 
         self.item_embedding = nn.Embedding(n_items + 1, width)
@@ -71,19 +75,23 @@ class TwoTower(nn.Module):
         self.history_norm = make_norm("layernorm", width) if config.history == "transformer" else None
 
         kind = config.user
+        n_known = n_user + (width if config.history != "none" else 0)  # what is known of a user beside the id
+        if not n_known and kind in ("none", "cohort", "mixture"):
+            raise ConfigError(
+                f"model.history=none and model.user={kind}: this data has no features of its users, so nothing would "
+                "be known of one that is new. Choose another model.history, or model.user=id_table or deep_hash."
+            )
         self.memory: nn.Module | None = None
         if kind in ("id_table", "mixture"):
             self.memory = TableEmbedding(n_users, width)
             nn.init.normal_(self.memory.table.weight, std=0.02)
         elif kind == "deep_hash":
             self.memory = DeepHashEmbedding(width)
-        self.cohort = (
-            CohortEmbedding(width + n_user, config.n_cohorts, width) if kind in ("cohort", "mixture") else None
-        )
+        self.cohort = CohortEmbedding(n_known, config.n_cohorts, width) if kind in ("cohort", "mixture") else None
         self.mixture = GatedMixture() if kind == "mixture" else None
         has_friends = config.user_graph != "none"
         extra = width * ((kind != "none") + has_friends)
-        self.user_tower = _tower(width + n_user + extra, config.d_hidden, width, config.dropout)
+        self.user_tower = _tower(n_known + extra, config.d_hidden, width, config.dropout)
 
         self.item_layers = self._graph_layers("item_graph", config.item_graph, item_graph)
         self.user_layers = self._graph_layers("user_graph", config.user_graph, user_graph)
@@ -113,20 +121,24 @@ class TwoTower(nn.Module):
         if inputs.shape[1] > self.context_length:
             raise ValueError(f"{inputs.shape[1]} items, and the context is {self.context_length}: give the last ones")
         real = inputs != self.n_items  # (B, T)
-        met = users
+        places = torch.where(users < 0, self.n_users, users)  # (B,)
+        met = torch.where(self.user_events[places] > 0, users, -1)  # (B,)
         if self.training and self.config.user_dropout and (self.memory is not None or len(self.user_layers)):
             # so that a user without a memory is nothing new
-            met = torch.where(torch.rand(users.shape, device=users.device) < self.config.user_dropout, -1, users)
-        x = F.dropout(self._item_inputs(inputs), self.config.dropout, self.training)  # (B, T, C)
-        history = self._history(x, real)  # (B, T, C)
-        features = self.user_features[torch.where(users < 0, self.n_users, users)]  # (B, Fu)
+            met = torch.where(torch.rand(users.shape, device=users.device) < self.config.user_dropout, -1, met)
+        features = self.user_features[places]  # (B, Fu)
         features = features[:, None].expand(-1, inputs.shape[1], -1)  # (B, T, Fu)
-        parts = [history, features]
+        parts, history = [features], None
+        if self.config.history != "none":
+            history = self._history(F.dropout(self._item_inputs(inputs), self.config.dropout, self.training), real)
+            parts = [history, features]  # (B, T, C), (B, T, Fu)
         if self.config.user != "none":
-            parts.append(self._user(met, torch.cat(parts, dim=-1), real.cumsum(dim=1)))
+            parts.append(self._user(met, torch.cat(parts, dim=-1)))
         if len(self.user_layers):
             parts.append(self._friends(users, met)[:, None].expand(-1, inputs.shape[1], -1))
-        vectors = self.user_tower(torch.cat(parts, dim=-1)) + history  # the history's way round the tower
+        vectors = self.user_tower(torch.cat(parts, dim=-1))  # (B, T, C)
+        if history is not None:
+            vectors = vectors + history  # its way round the tower
         return F.normalize(vectors, dim=-1) if self.config.normalise else vectors
 
     def item_matrix(self) -> Tensor:
@@ -156,15 +168,15 @@ class TwoTower(nn.Module):
             x, _ = block(x)
         return self.history_norm(x)
 
-    def _user(self, users: Tensor, known: Tensor, events: Tensor) -> Tensor:
-        """users (B,), known (B, T, C + Fu), events so far (B, T) -> (B, T, C)."""
+    def _user(self, met: Tensor, known: Tensor) -> Tensor:
+        """met (B,) users, -1 without a memory, known (B, T, F) -> (B, T, C)."""
         memory, cohort = None, None
         if self.memory is not None:
-            memory = self.memory(users)[:, None].expand(-1, known.shape[1], -1)
+            memory = self.memory(met)[:, None].expand(-1, known.shape[1], -1)
         if self.cohort is not None:
             cohort = self.cohort(known)
         if self.mixture is not None and memory is not None and cohort is not None:
-            return self.mixture(memory, cohort, torch.where(users[:, None] < 0, 0, events))
+            return self.mixture(memory, cohort, self.user_events[torch.where(met < 0, self.n_users, met)][:, None])
         found = memory if memory is not None else cohort
         assert found is not None
         return found

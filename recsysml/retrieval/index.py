@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,15 @@ def build(items: np.ndarray, queries: np.ndarray, kind: str = "auto") -> Index:
     description: dict[str, Any] = {"kind": kind, "items": len(items), "width": items.shape[1], "vectors": _sum(items)}
     k = min(RECALL_AT, len(items))
     truth = exact_top_k(asked, items, k)[0]
-    recall = None
-    for setting in _settings(kind, made):
-        for name, value in setting.items():
+
+    def recall(**width: int) -> float:
+        for name, value in width.items():
             setattr(made.hnsw if kind == "hnsw" else made, name, value)
-        found = made.search(_rows(asked), k)[1]
-        recall = _overlap(found, truth)
-        description |= setting
-        if recall >= WANTED_RECALL:
-            break
-    return Index(made, {**description, f"recall@{RECALL_AT}": recall, "measured_on": len(asked)})
+        return _overlap(made.search(_rows(asked), k)[1], truth)
+
+    width = _narrowest(recall, *_WIDTHS[kind](made)) if kind in _WIDTHS else {}
+    description |= width
+    return Index(made, {**description, f"recall@{RECALL_AT}": recall(**width), "measured_on": len(asked)})
 
 
 def load(folder: Path, items: np.ndarray, queries: np.ndarray) -> Index:
@@ -125,14 +125,26 @@ def _empty(kind: str, n_items: int, width: int) -> Any:
     return made
 
 
-def _settings(kind: str, made: Any) -> list[dict[str, int]]:
-    """How widely to search, from narrow to everything."""
-    if kind == "flat":
-        return [{}]
-    if kind == "hnsw":
-        return [{"efSearch": 2**power} for power in range(6, 12)]
-    powers = range(int(math.log2(made.nlist)) + 1)
-    return [{"nprobe": 2**power} for power in powers] + [{"nprobe": made.nlist}]
+# of each kind what says how widely it searches, and from where to where
+_WIDTHS: dict[str, Callable[[Any], tuple[str, int, int]]] = {
+    "hnsw": lambda made: ("efSearch", 64, 2048),
+    "ivf": lambda made: ("nprobe", 1, made.nlist),
+    "ivf_pq": lambda made: ("nprobe", 1, made.nlist),
+}
+
+
+def _narrowest(recall: Callable[..., float], name: str, least: int, most: int) -> dict[str, int]:
+    """The width that finds enough, to within a sixteenth; `most` where none does. Doubled, and then halved between the
+    last that does not and the first that does."""
+    low, high = least, least
+    while recall(**{name: high}) < WANTED_RECALL:
+        if high == most:
+            return {name: most}
+        low, high = high, min(2 * high, most)
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if recall(**{name: middle}) >= WANTED_RECALL else (middle, high)
+    return {name: high}
 
 
 def _overlap(found: np.ndarray, truth: np.ndarray) -> float:

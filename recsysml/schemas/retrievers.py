@@ -181,12 +181,12 @@ class TwoTowerConfig:
     # the last so many items of a history are read, the start token among them
     context_length: int = 50
     # who the user is: none, id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort,
-    # gated by how much history there is)
+    # gated by how many events of the user are learnt from)
     user: str = "mixture"
     n_cohorts: int = 32
     # share of the users that training hides at each step, so that one never met is nothing new
     user_dropout: float = 0.2
-    # what the user did: mean, attention (pooling without a target) or transformer (GPT's blocks)
+    # what the user did: mean, attention (pooling without a target), transformer (GPT's blocks), or none (not read)
     history: str = "attention"
     n_layers: int = 2
     n_heads: int = 2
@@ -216,7 +216,7 @@ class TwoTowerConfig:
         ):
             at_least(f"model.{name}", getattr(self, name), 1)
         one_of("model.user", self.user, ("none", "id_table", "deep_hash", "cohort", "mixture"))
-        one_of("model.history", self.history, ("mean", "attention", "transformer"))
+        one_of("model.history", self.history, ("mean", "attention", "transformer", "none"))
         one_of("model.item_graph", self.item_graph, ("none", "co_interaction"))
         one_of("model.user_graph", self.user_graph, ("none", "friends"))
         share("model.dropout", self.dropout)

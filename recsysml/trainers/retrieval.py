@@ -65,6 +65,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     model = build(config.model, len(data.item_ids), len(data.user_ids), **known)
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
+    towers = getattr(model, "towers", model)
+    if hasattr(towers, "user_events"):
+        towers.user_events[:-1] = torch.from_numpy(events.lengths)
     if settings.loss in heads.KINDS:
         heads.attach(model, _head(config, events, model.n_items, resume, world))
     if settings.debias == "age":

@@ -23,6 +23,7 @@ import judging
 import loader
 import loss
 import retrieval
+import retrieval_step
 import scoring
 import step
 
@@ -88,6 +89,8 @@ def main() -> None:
     rows.append(("batches of sequences", "20x", rates, "a shuffled DataLoader over TensorDataset: 1x"))
     found["retrieval"] = retrieval.measure()
     rows += retrieval.rows(found["retrieval"])
+    found["retrieval step"] = retrieval_step.measure()
+    rows.append(retrieval_step.row(found["retrieval step"]))
     for vocab_size, reach in ((256, "3.3x, moon 5x"), (50304, "4x, moon 5x; exact fp32 2x, losses within 5e-3")):
         found[f"step {vocab_size}"] = step.measure(vocab_size, arguments.rounds, arguments.threads, [])
         step.show(found[f"step {vocab_size}"])

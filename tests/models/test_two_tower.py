@@ -55,6 +55,18 @@ def test_contract(user, history):
     contract.check_hidden_matrices(model, [p for name, p in model.named_parameters() if "embedding" in name])
 
 
+@pytest.mark.parametrize("user", USERS)
+def test_a_history_that_is_not_read_does_not_matter(user):
+    make = maker(user=user, history="none")
+    contract.check_determinism(make, loss)
+    contract.check_state_dict(make, logits, INPUTS)
+    contract.check_gradients(make, loss)
+    torch.manual_seed(0)
+    model = make().eval()
+    torch.testing.assert_close(model(INPUTS, IDS), model(INPUTS.flip(1), IDS))
+    assert not torch.allclose(*model(INPUTS[:1].expand(2, -1), IDS))  # who the user is does
+
+
 def test_contract_with_graphs():
     make = maker(**GRAPHS)
     contract.check_causality(make, logits, INPUTS)
@@ -118,6 +130,28 @@ def test_a_hidden_user_is_one_never_met():
     torch.testing.assert_close(model(INPUTS, IDS), model.eval()(INPUTS, torch.tensor([-1, -1])))
 
 
+@pytest.mark.parametrize("user", ["id_table", "deep_hash", "mixture"])
+def test_a_user_without_events_to_learn_from_is_one_never_met(user):
+    torch.manual_seed(0)
+    model = maker(user=user, user_graph="friends")().eval()
+    model.user_features.zero_()
+    model.user_events[:-1] = torch.tensor([0, 5, 5, 0])
+    found = model(INPUTS[:1].expand(4, -1), torch.tensor([3, 2, 1, -1]))
+    torch.testing.assert_close(found[0], found[3])
+    assert not torch.allclose(found[1], found[3])
+
+
+def test_a_mixture_trusts_a_memory_the_more_the_more_it_was_learnt_from():
+    torch.manual_seed(0)
+    model = maker(user="mixture")().eval()
+    model.user_features.zero_()
+    model.memory.table.weight.data[:] = torch.linspace(1, 2, 16)  # all memories are alike
+    model.user_events[:-1] = torch.tensor([0, 1, 10, 1000])
+    known = torch.zeros(4, 1, 18)
+    share = (model._user(torch.arange(4), known) - model.cohort(known))[:, 0].norm(dim=1)
+    assert (share.diff() > 0).all()
+
+
 def test_features_change_items_and_users_and_are_kept_with_the_weights():
     torch.manual_seed(0)
     model = maker()().eval()
@@ -138,5 +172,9 @@ def test_vectors_have_length_one_if_asked_for():
 def test_what_cannot_work_is_refused():
     with pytest.raises(ConfigError, match=r"model\.user=tabel: Did you mean|model\.user=tabel: it is one of"):
         TwoTower(TwoTowerConfig(user="tabel"), 5, 2)
+    for user in ("none", "cohort", "mixture"):
+        with pytest.raises(ConfigError, match="no features of its users"):
+            TwoTower(TwoTowerConfig(user=user, history="none"), 5, 2)
+    TwoTower(TwoTowerConfig(user="id_table", history="none"), 5, 2)
     with pytest.raises(ConfigError, match="multiple"):
         TwoTower(TwoTowerConfig(history="transformer", d_model=15), 5, 2)

@@ -33,7 +33,22 @@ def test_the_recall_that_is_written_is_the_recall_there_is(kind, tmp_path):
     assert written["kind"] == kind
     assert recall >= (0.5 if kind == "ivf_pq" else 0.99)  # codes of 4 bytes lose some however widely one searches
     if kind == "ivf":
-        assert written["nprobe"] < made.faiss.nlist  # not by searching everything
+        assert 1 < written["nprobe"] < made.faiss.nlist  # not by searching everything
+        made.faiss.nprobe = written["nprobe"] - 1  # and no wider than it takes
+        assert index._overlap(made.search(queries, 100)[0], truth) < 0.99
+
+
+def test_the_search_is_as_wide_as_it_takes_to_within_a_sixteenth():
+    for needed in (1, 2, 3, 77, 400, 1000, 1001):
+        asked = []
+
+        def recall(*, probes, needed=needed, asked=asked):
+            asked.append(probes)
+            return 1.0 if probes >= needed else 0.5
+
+        found = index._narrowest(recall, "probes", 1, 1000)["probes"]
+        assert min(needed, 1000) <= found <= min(1000, needed * 17 / 16 + 1)
+        assert len(asked) < 17
 
 
 def test_the_catalogues_size_chooses():
