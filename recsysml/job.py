@@ -82,7 +82,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
     config = copy.deepcopy(config)
     config.device = resolve_device(config.device)
-    config.threads = config.threads or usable_cores()
+    config.threads = config.threads or _threads(config)
     if hasattr(config.trainer, "precision"):
         config.trainer.precision = resolve_precision(config.trainer.precision, config.device)
     if hasattr(config.trainer, "deterministic") and config.trainer.deterministic is None:
@@ -91,6 +91,16 @@ def resolve(config: RunConfig) -> RunConfig:
         module = models.KINDS[config.model.kind].partition(":")[0]
         config.model = lazy.resolve(f"{module}:resolve_size")(config.model, not config.device.startswith("cpu"))
     return config
+
+
+def _threads(config: RunConfig) -> int:
+    """All cores; of a ranker on a CPU, whose products are small, one where that is as quick."""
+    if config.trainer.kind != "ranking" or config.device != "cpu" or "WORLD_SIZE" in os.environ:
+        return usable_cores()
+    from recsysml.engine import threads
+
+    model = config.model
+    return threads.chosen(config.trainer.batch_size, 512, model.n_experts * model.expert_widths[0])
 
 
 def check_initial(config: RunConfig) -> None:
@@ -119,7 +129,10 @@ def what_auto_became(before: RunConfig, after: RunConfig) -> str:
                 found.append(f"{prefix}{field.name}=auto is {now}")
         return found
 
-    return ", ".join(changed("", before, after))
+    found = changed("", before, after)
+    if before.threads is None and after.threads and after.threads < usable_cores():
+        found.append(f"threads=null is {after.threads}: {usable_cores()} are no quicker, as was measured here once")
+    return ", ".join(found)
 
 
 def run(config: RunConfig, run: Run | None, checkpoint: Path | None = None) -> None:

@@ -46,6 +46,16 @@ class ImpressionBatches:
         return self.inputs.of(self.rows(i))
 
 
+class BesideHeldOut:
+    """Batches to learn from, and behind each one's tensors those of a batch of rows that are held out."""
+
+    def __init__(self, learnt: ImpressionBatches, held_out: ImpressionBatches) -> None:
+        self.learnt, self.held_out = learnt, held_out
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        return (*self.learnt[i], *self.held_out[i])
+
+
 class ImpressionInputs:
     """Rows of a table as the tensors that a ranker takes."""
 

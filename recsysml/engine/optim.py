@@ -20,8 +20,9 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
 
     `adamw`: AdamW (Loshchilov & Hutter 2019), in one kernel where `fused`. Weight decay falls on tensors of two or
     more dimensions, the embeddings among them as in GPT-2's training; never on norms and biases. `muon`:
-    `model.hidden_matrices()` by Muon, the rest by AdamW as above, with one learning rate for both. `bf16`: the hardware
-    multiplies bfloat16 fast. `config` has optimizer, lr, beta1, beta2, weight_decay, fused. Raises ConfigError for an
+    `model.hidden_matrices()` by Muon, the rest by AdamW as above, with one learning rate for both. What a model calls
+    its `quick_parameters()` has ten times that rate and no decay. `bf16`: the hardware multiplies bfloat16 fast.
+    `config` has optimizer, lr, beta1, beta2, weight_decay, fused. Raises ConfigError for an
     unknown optimizer.
     """
     if config.optimizer not in OPTIMIZERS:
@@ -33,9 +34,11 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
         matrices = [matrix for matrix in model.hidden_matrices() if matrix.requires_grad]  # type: ignore[operator]
     taken = {id(matrix) for matrix in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    quick = {id(p) for p in getattr(model, "quick_parameters", list)()}
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2 and id(p) not in quick], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2 and id(p) not in quick], "weight_decay": 0.0},
+        {"params": [p for p in rest if id(p) in quick], "weight_decay": 0.0, "lr_scale": 10.0},
     ]
     betas = (config.beta1, config.beta2)
     groups = [group for group in groups if group["params"]]
@@ -50,7 +53,7 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

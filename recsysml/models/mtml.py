@@ -4,7 +4,7 @@ dense numbers, vectors, ids, bags -> one vector each    (B, E, D)
 the user's past against the item -> one more            target-aware attention
 crosses of the vectors -> mixer of experts              (B, T, K), one vector a task
 a tower a task -> logits                                (B, T)
-a monotone map a task -> calibrated logits              (B, T), fitted afterwards on rows that nothing else learnt from
+a monotone map a task -> calibrated logits              (B, T), fitted on rows that nothing else learns from
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class MTML(nn.Module):
         config.validate()
         self.config, self.shape = config, shape
         self.tasks = config.tasks or list(shape.tasks)
-        self.context_length = config.context_length
         self.parents = {self.tasks.index(a): self.tasks.index(b) for a, b in config.factorised.items()}
         width = config.d_embedding
         self.sparse, self.bags, self.events = list(shape.sparse), list(shape.bags), list(shape.history)
@@ -55,6 +54,8 @@ class MTML(nn.Module):
 
         self.user = self.sparse.index(shape.user) if shape.user else None
         kind = config.user if self.user is not None else "id_table"
+        # a history that nothing reads is not cut into batches
+        self.context_length = config.context_length if reads_past or kind == "mixture" else 0
         self.memory = DeepHashEmbedding(width) if kind == "deep_hash" else None
         cohorts = kind in ("cohort", "mixture")
         self.cohort = CohortEmbedding((n_vectors - 1) * width, config.n_cohorts, width) if cohorts else None
@@ -81,7 +82,8 @@ class MTML(nn.Module):
         shifted = self.cohort_sizes if config.calibrate_cohorts else []
         self.calibration = None
         if config.calibration != "none" or shifted:
-            self.calibration = Calibration(config.calibration, len(self.tasks), shifted).requires_grad_(False)
+            self.calibration = Calibration(config.calibration, len(self.tasks), shifted)
+            self.calibration.requires_grad_(config.calibration_fit == "in_model")
         self.binary = [shape.tasks[task] == "binary" for task in self.tasks]
         fixed = [config.task_weights.get(task, 1.0) for task in self.tasks]
         self.task_weights = TaskWeights(config.weighting, len(self.tasks), fixed, config.gradnorm_alpha)
@@ -168,6 +170,10 @@ class MTML(nn.Module):
         parts = (self.interaction, self.mixer, self.towers)
         last = {id(tower[-1].weight) for tower in self.towers}  # type: ignore[index]
         return [p for part in parts for p in part.parameters() if p.ndim == 2 and id(p) not in last]
+
+    def quick_parameters(self) -> list[nn.Parameter]:
+        """Of a calibration that is trained along: a few numbers a task, which must keep up with what they map."""
+        return [] if self.calibration is None else list(self.calibration.parameters())
 
 
 def _tower(inputs: int, widths: list[int], dropout: float) -> nn.Sequential:

@@ -27,17 +27,21 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, names: list[str]) -> Tensor:
         """ids (..., K), column k of the vocabulary names[k] -> (..., K, D). No id is padding."""
-        return self.table(ids + self.at(names, ids.device))
+        return self._rows(ids + self.at(names, ids.device))
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """rows (...) of the table -> (..., D). On a CPU the gradient takes half the time that nn.Embedding's does."""
+        return self.table.weight.index_select(0, rows.flatten()).view(*rows.shape, self.width)
 
     def pooled(self, bags: Tensor, names: list[str]) -> Tensor:
         """bags (B, G, W), below 0 where there is nothing -> (B, G, D): the mean of each bag, 0 of an empty one."""
         real = bags >= 0
         rows = torch.where(real, bags + self.at(names, bags.device)[:, None], 0)
         kept = real[..., None].to(self.table.weight.dtype)  # (B, G, W, 1)
-        return (self.table(rows) * kept).sum(dim=2) / kept.sum(dim=2).clamp(min=1)
+        return (self._rows(rows) * kept).sum(dim=2) / kept.sum(dim=2).clamp(min=1)
 
     def summed(self, events: Tensor, names: list[str]) -> Tensor:
         """events (B, H, Q), below 0 where there is nothing -> (B, H, D): of each event the sum over its columns."""
         real = events >= 0
         rows = torch.where(real, events + self.at(names, events.device), 0)
-        return (self.table(rows) * real[..., None].to(self.table.weight.dtype)).sum(dim=2)
+        return (self._rows(rows) * real[..., None].to(self.table.weight.dtype)).sum(dim=2)

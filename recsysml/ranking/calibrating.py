@@ -1,7 +1,8 @@
 """Calibration of a finished ranker: its logits on rows it did not learn from, against what happened there.
 
 The ranker takes no part: only its logits come in, so that nothing of it can move. A map that is fitted on the rows the
-ranker learnt from learns how well it remembers them, and does harm.
+ranker learnt from learns how well it remembers them, and does harm. (`calibration_losses.held_out_loss` fits one while
+the ranker is trained.)
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
+# rows of the rarer answer below which a task's map would be that of a few rows
+MIN_OF_EACH = 10
 # standard deviations of a cohort's shift before anything is seen of it, in logits, among which each task's is chosen
 _PRIORS = (0.03, 0.1, 0.3, 1.0)
 
@@ -30,10 +33,12 @@ def fit_calibration(
     labels: np.ndarray | Tensor,
     cohorts: np.ndarray | Tensor | None = None,
     cohort_sizes: Sequence[int] = (),
+    names: Sequence[str] | None = None,
 ) -> Calibration:
     """The calibration of a kind (`nn.calibration.SHAPES`) with the least log loss on held-out rows, in eval mode.
 
-    logits, labels (N, K); a label that is NaN does not count, and a task without both answers is left as it is.
+    logits, labels (N, K); a label that is NaN does not count, and a task without enough of both answers is left as it
+    is, with a warning that calls it by its name.
     cohorts (N, C) ids below cohort_sizes (C,). The cohorts' shifts and the isotonic layer's slopes are those of the
     highest posterior under normal priors, that of shifts chosen on every other row; all else is maximum likelihood.
     """
@@ -49,10 +54,7 @@ def fit_calibration(
             raise ValueError(f"cohort_sizes={list(cohort_sizes)} need cohorts (N, {len(cohort_sizes)})")
         ids = torch.as_tensor(cohorts).to(torch.int64)
     counted = ~torch.isnan(y)
-    fitted = [bool((y[:, task] == 0).any() and (y[:, task] == 1).any()) for task in range(y.shape[1])]
-    if left := [task for task, enough in enumerate(fitted) if not enough and counted[:, task].any()]:
-        logger.warning("calibration leaves tasks %s as they are: the held-out rows hold one answer only", left)
-    counted &= torch.tensor(fitted)
+    counted &= torch.from_numpy(enough(y.numpy(), names))
 
     if kind == "isotonic":
         calibration = _isotonic(z, y, counted, cohort_sizes)
@@ -70,24 +72,44 @@ def fit_calibration(
     return calibration.float().eval().requires_grad_(False)
 
 
+def enough(labels: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+    """labels (N, K), NaN where none is -> (K,) which tasks have enough of both answers for a map; warns of the others.
+
+    A task of real labels, all NaN here, is no such task and nothing is said of it.
+    """
+    found = np.minimum((labels == 0).sum(axis=0), (labels == 1).sum(axis=0)) >= MIN_OF_EACH
+    short = np.flatnonzero(~found & ~np.isnan(labels).all(axis=0))
+    if len(short):
+        logger.warning(
+            "calibration leaves %s as they are: one answer has fewer than %s rows that are held out",
+            *(", ".join(names[int(task)] if names else f"task {task}" for task in short), MIN_OF_EACH),
+        )
+    return found
+
+
 def calibrate(model: Any, table: ImpressionTable, *, batch_size: int, device: torch.device | str) -> bool:
     """Fit the model's calibration on the table's rows of that name; whether there was anything to fit."""
     rows = table.bounds[CALIBRATION]
-    if model.calibration is None:
+    if model.calibration is None or model.config.calibration_fit == "in_model":
         return False
     if rows[0] == rows[1]:
         logger.warning("%s has no rows to calibrate on: probabilities stay as they are", table.name)
         return False
     z = logits_of(model, table, rows, batch_size=batch_size, device=device, calibrated=False)  # (n, T)
-    columns = [list(table.shape.tasks).index(task) for task in model.tasks]
-    labels = table.labels[rows[0] : rows[1], columns].astype(np.float64)
-    binary = np.array(model.binary)
-    labels[:, ~binary] = np.nan  # real labels have no probability
+    labels = held_out_labels(model, table)
     kind, sizes = model.config.calibration, model.cohort_sizes if model.config.calibrate_cohorts else []
     cohorts = table.sparse[rows[0] : rows[1], model.cohort_places] if sizes else None
-    fitted = fit_calibration(kind, z, labels, cohorts, sizes)
+    fitted = fit_calibration(kind, z, labels, cohorts, sizes, model.tasks)
     model.calibration.load_state_dict(fitted.state_dict())
     return True
+
+
+def held_out_labels(model: Any, table: ImpressionTable) -> np.ndarray:
+    """(n, T) float64 of the model's tasks on the rows to calibrate on; NaN of real ones, which have no probability."""
+    columns = [list(table.shape.tasks).index(task) for task in model.tasks]
+    labels = table.labels[slice(*table.bounds[CALIBRATION]), columns].astype(np.float64)
+    labels[:, ~np.array(model.binary)] = np.nan
+    return labels
 
 
 def _chosen_prior(z: Tensor, y: Tensor, counted: Tensor, cohorts: Tensor, sizes: Sequence[int]) -> Tensor:

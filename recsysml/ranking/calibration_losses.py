@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recsysml.losses.calibration import bucket_loss, cohort_loss, listwise_loss
@@ -42,3 +43,19 @@ class CalibrationLosses:
             return listwise_loss(z, y, requests)
         features = zip(self.model.cohort_places, self.model.cohort_sizes, strict=True)
         return torch.stack([cohort_loss(z, y, sparse[:, place], size) for place, size in features]).mean()
+
+
+def held_out_loss(model: Any, batch: tuple[Tensor, ...], tasks: Tensor) -> Tensor:
+    """The log loss of the calibrated probabilities on held-out rows, summed over tasks; only the calibration feels it.
+
+    batch: what ImpressionBatches gives; tasks (T,) bool, those that have a map. The model is in eval mode meanwhile, as
+    it is when it serves, and draws nothing at random.
+    """
+    *features, positions, _, labels = batch
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        z = model.joint(model(*features, positions))  # (B, T)
+    model.train(training)
+    each = F.binary_cross_entropy_with_logits(model.calibrated(z, features[2]), labels, reduction="none")
+    return each[:, tasks].mean(dim=0).sum()

@@ -60,9 +60,12 @@ class MTMLConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     # gradnorm's alpha: how strongly tasks are pulled to train at one pace
     gradnorm_alpha: float = 1.5
-    # the map of each task's logit that is fitted at the end, on rows that nothing else has learnt from: none,
-    # temperature, platt, beta, isotonic, or isotonic_layer (a rising line of straight pieces)
+    # the map of each task's logit that is fitted on rows that nothing else learns from: none, temperature, platt, beta,
+    # isotonic, or isotonic_layer (a rising line of straight pieces)
     calibration: str = "platt"
+    # when it is fitted: post_hoc (once, to the finished model) or in_model (a step at a time while the model is
+    # trained, which does not feel it)
+    calibration_fit: str = "post_hoc"
     # whether each value of the data's cohort columns has a shift of its own besides
     calibrate_cohorts: bool = False
 
@@ -78,6 +81,10 @@ class MTMLConfig:
         one_of("model.mixer", self.mixer, ("shared_bottom", "mmoe", "ple"))
         one_of("model.position", self.position, ("none", "additive", "examination"))
         one_of("model.calibration", self.calibration, CALIBRATIONS)
+        one_of("model.calibration_fit", self.calibration_fit, ("post_hoc", "in_model"))
+        if self.calibration_fit == "in_model" and (self.calibration in ("none", "isotonic") or self.calibrate_cohorts):
+            what = "cohorts' shifts have" if self.calibrate_cohorts else f"model.calibration={self.calibration} has"
+            raise ConfigError(f"{what} nothing that steps can train: use model.calibration_fit=post_hoc.")
         one_of("model.weighting", self.weighting, ("equal", "fixed", "uncertainty", "gradnorm"))
         share("model.dropout", self.dropout)
         share("model.user_dropout", self.user_dropout)

@@ -52,7 +52,7 @@ class RunConfig:
     seed: int = 1
     # auto, cpu, cuda, cuda:N, mps
     device: str = "auto"
-    # CPU threads; null is as many as there are cores
+    # CPU threads; null is as many as there are cores, or for a ranker one where that is as quick
     threads: int | None = None
     # where run directories go; null is $RECSYSML_OUTPUTS, else outputs/
     outputs: str | None = None

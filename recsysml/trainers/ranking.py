@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
-from recsysml.data.impression_batches import ImpressionBatches
-from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.impression_batches import BesideHeldOut, ImpressionBatches
+from recsysml.data.impression_data import CALIBRATION, ImpressionTable
 from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
@@ -21,8 +21,8 @@ from recsysml.engine.loop import Task, fit
 from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
-from recsysml.ranking.calibrating import calibrate
-from recsysml.ranking.calibration_losses import CalibrationLosses
+from recsysml.ranking.calibrating import calibrate, enough, held_out_labels
+from recsysml.ranking.calibration_losses import CalibrationLosses, held_out_loss
 from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
 from recsysml.schemas.evals import TrueRewardEvalConfig
@@ -53,6 +53,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     model = build(config.model, table.shape).to(machine.device)
     if settings.compile and model.task_weights.needs_norms:
         raise ConfigError("model.weighting=gradnorm looks into the backward pass: it needs trainer.compile=false.")
+    in_model = config.model.calibration_fit == "in_model"
+    if in_model and (settings.compile or world.size > 1):
+        raise ConfigError("model.calibration_fit=in_model needs trainer.compile=false and one process.")
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if world.rank:
@@ -66,19 +69,25 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             *(config.model.name, parameters, device.device_name(machine.device), machine.precision),
             *(torch.get_num_threads(), f"{learnt[1] - learnt[0]:,}", table.name, ", ".join(model.tasks)),
         )
-    batches = ImpressionBatches(
+    drawn = {"context_length": model.context_length, "seed": config.seed}
+    batches: Any = ImpressionBatches(
         table,
         learnt,
-        context_length=model.context_length,
+        **drawn,
         batch_size=settings.batch_size,
-        seed=config.seed,
         rank=world.rank,
         world_size=world.size,
         by_request=settings.listwise_weight > 0,
     )
+    mapped = None
+    if in_model:
+        mapped = torch.from_numpy(enough(held_out_labels(model, table), model.tasks)).to(machine.device)
+        # a quarter as many rows: three numbers or so a task are learnt from them, and they cost a third each
+        size = settings.grad_accum * max(1, settings.batch_size // (4 * settings.grad_accum))
+        batches = BesideHeldOut(batches, ImpressionBatches(table, table.bounds[CALIBRATION], **drawn, batch_size=size))
     columns = [list(table.shape.tasks).index(task) for task in model.tasks]
     kinds = [table.shape.tasks[task] for task in model.tasks]
-    step_loss = TaskLoss(model, columns, kinds, CalibrationLosses(settings, model, kinds))
+    step_loss = TaskLoss(model, columns, kinds, CalibrationLosses(settings, model, kinds), mapped)
     how: dict[str, Any] = {"batch_size": config.eval.batch_size, "device": machine.device}
 
     def evaluate(step: int) -> dict[str, float]:
@@ -126,12 +135,20 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
 class TaskLoss:
     """The loss of a batch: every task's mean log loss, added up as the model's weighting says."""
 
-    def __init__(self, model: Any, columns: list[int], kinds: list[str], more: CalibrationLosses) -> None:
-        """columns: of the labels, those of the model's tasks; kinds: binary or real, of each; more: what is added."""
-        self.model, self.columns, self.kinds, self.more = model, columns, kinds, more
+    def __init__(
+        self, model: Any, columns: list[int], kinds: list[str], more: CalibrationLosses, mapped: Tensor | None = None
+    ) -> None:
+        """columns: of the labels, those of the model's tasks; kinds: binary or real, of each; more: what is added.
+
+        mapped (T,) bool: the tasks whose calibration is trained along, on the second half of a batch's tensors.
+        """
+        self.model, self.columns, self.kinds, self.more, self.mapped = model, columns, kinds, more, mapped
 
     def __call__(self, forward: nn.Module, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """batch: what ImpressionBatches gives -> (what is minimised, the losses to log)."""
+        """batch: what ImpressionBatches gives, or BesideHeldOut -> (what is minimised, the losses to log)."""
+        held_out: tuple[Tensor, ...] = ()
+        if self.mapped is not None:
+            batch, held_out = batch[: len(batch) // 2], batch[len(batch) // 2 :]
         *features, positions, requests, labels = batch
         logits, labels = forward(*features, positions), labels[:, self.columns]  # (B, T)
         losses = task_losses(logits, labels, self.kinds, self.model.parents)  # (T,)
@@ -142,6 +159,10 @@ class TaskLoss:
         total = weights(losses, norms)
         for name, value in added.items():
             total, named[f"train/{name}"] = total + value, value
+        if self.mapped is not None:
+            *others, labels = held_out
+            value = held_out_loss(self.model, (*others, labels[:, self.columns]), self.mapped)
+            total, named["train/calibration"] = total + value, value
         return total, {"train/loss": losses.mean()} | named
 
 

@@ -23,13 +23,14 @@ class Contender:
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    interpreter: str = sys.executable
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            [self.interpreter, *self.command],
             env=os.environ | self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

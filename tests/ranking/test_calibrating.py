@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from recsysml.metrics.calibration import cohort_gaps, expected_calibration_error, multicalibration_error
 from recsysml.nn.calibration import Calibration
-from recsysml.ranking.calibrating import fit_calibration, isotonic_knots
+from recsysml.ranking.calibrating import MIN_OF_EACH, fit_calibration, isotonic_knots
 
 
 def drawn(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +122,27 @@ def test_labels_that_are_nan_and_tasks_of_one_answer(kind: str, caplog: pytest.L
     np.testing.assert_allclose(found[:, 0], alone[:, 0], atol=1e-3)
     np.testing.assert_allclose(found[:, 1], z[:, 1], atol=0.02)
     assert "one answer" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["temperature", "platt", "beta", "isotonic_layer"])
+@pytest.mark.parametrize("happened", [0, MIN_OF_EACH - 1])
+def test_a_task_that_hardly_happened_keeps_its_logits(
+    kind: str, happened: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    z, y = drawn(9, 300)
+    y[:, 1] = 0
+    y[np.argsort(z[:, 1])[:happened], 1] = 1  # where it was least likely, so that a map would turn far
+    fitted = fit_calibration(kind, z, y, names=["click", "buy"])
+    np.testing.assert_allclose(apply(fitted, z)[:, 1], z[:, 1], atol=1e-5)
+    assert np.abs(apply(fitted, z)[:, 0] - z[:, 0]).max() > 0.1
+    assert "leaves buy as they are" in caplog.text and "click" not in caplog.text
+    y[np.argsort(z[:, 1])[:MIN_OF_EACH], 1] = 1
+    assert np.abs(apply(fit_calibration(kind, z, y), z)[:, 1] - z[:, 1]).max() > 0.1
+
+
+def test_a_handful_of_rows_fit_nothing() -> None:
+    z, y = drawn(10, MIN_OF_EACH)
+    np.testing.assert_array_equal(apply(fit_calibration("platt", z, y), z), z.astype(np.float32))
 
 
 def test_a_state_dict_brings_it_back() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.special import expit
 
 from recsysml.cli import main
 from recsysml.data.impression_batches import ImpressionInputs
@@ -228,3 +229,66 @@ def test_from_the_command_line_and_judged_again(file, own_outputs, capsys):
     assert main(["train", "model=mtml", "data=ml-100k"]) == 2
     assert "data that fit model=mtml: impressions, kuairand, world" in capsys.readouterr().err
     assert len(list((own_outputs / "train").iterdir())) == 1  # nothing was written
+
+
+@pytest.fixture
+def shifted(file):
+    """From the middle on two of three clicks no longer come: who learns from train alone expects too many."""
+    table = pl.read_csv(file)
+    rng = np.random.default_rng(1)
+    lost = (np.arange(N) >= 0.5 * N) & (rng.random(N) < 2 / 3)
+    clicks = (table["click"].to_numpy() == 1) & ~lost
+    table.with_columns(click=clicks.astype(int), like=(table["like"].to_numpy() * clicks).astype(int)).write_csv(file)
+    return file
+
+
+def test_a_calibration_trained_along_learns_from_rows_of_its_own_and_the_ranker_does_not_feel_it(shifted, tmp_path):
+    """The same ranker bit for bit, and a map near the one that is fitted to it afterwards."""
+    found, opened = {}, {}
+    for fit in ("post_hoc", "in_model"):
+        # the norm that clips is one of all gradients together
+        config = configure(
+            shifted, {"calibration_fit": fit, "dropout": 0.1}, grad_clip=0.0, max_steps=200, eval_every=200
+        )
+        config.data.val_fraction = 0.3
+        path = train(config, tmp_path / fit)
+        opened[fit] = open_ranker(path / "checkpoints" / "last").model
+        table = load_impressions(config.data)
+        found[fit] = logits(opened[fit], table, table.bounds["test"], batch_size=100)
+    weights = {fit: model.state_dict() for fit, model in opened.items()}
+    for name, tensor in weights["post_hoc"].items():
+        assert torch.equal(tensor, weights["in_model"][name]) or name.startswith("calibration"), name
+    raw = logits(opened["in_model"], table, table.bounds["test"], batch_size=100, calibrated=False)
+    clicks = table.labels[slice(*table.bounds["test"]), 0].mean()
+    ratio = {name: float(expit(z[:, 0]).mean() / clicks) for name, z in {"raw": raw, **found}.items()}
+    assert ratio["raw"] > 1.8
+    assert ratio["in_model"] == pytest.approx(ratio["post_hoc"], abs=0.15) and abs(ratio["in_model"] - 1) < 0.3
+
+
+def test_a_calibration_trained_along_is_the_same_after_a_stop(file, tmp_path, monkeypatch):
+    config = configure(file, {"calibration_fit": "in_model"}, max_steps=20, grad_accum=2)
+    whole = train(config, tmp_path / "whole")
+    assert "train/calibration" in lines(whole)[1]
+    log = Run.log
+
+    def stop(self, step, values):
+        log(self, step, values)
+        if step == 13:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", stop)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped")
+    monkeypatch.setattr(Run, "log", log)
+    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    train(config, tmp_path, resume=path)
+    assert lines(path) == lines(whole)
+    assert results(path)["metrics"] == results(whole)["metrics"]
+
+
+def test_what_cannot_be_trained_along_says_so(file, tmp_path):
+    for wrong in ({"calibration": "isotonic"}, {"calibration": "none"}, {"calibrate_cohorts": True}):
+        with pytest.raises(ConfigError, match=r"use model\.calibration_fit=post_hoc"):
+            MTMLConfig(calibration_fit="in_model", **wrong).validate()
+    with pytest.raises(ConfigError, match=r"needs trainer\.compile=false"):
+        train(configure(file, {"calibration_fit": "in_model"}, compile=True), tmp_path)
