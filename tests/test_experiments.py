@@ -98,6 +98,31 @@ def test_claims_about_ads_vary_what_they_say_over_worlds(name: str, varied: set[
     assert all(found == set(range(1, worlds + 1)) for found in settings.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "varied"),
+    [
+        ("rl_alignment", {"trainer.policy_loss"}),
+        ("rl_reward_hacking", {"trainer.policy_loss", "trainer.kl_weight"}),
+        ("reward_model_lever", {"model.weights"}),
+    ],
+)
+def test_claims_about_policies_vary_what_they_say_over_three_seeds(name: str, varied: set[str]) -> None:
+    configs = jobs(name)
+
+    def setting(job: Any) -> tuple[str, ...]:
+        return tuple(repr(getattr(getattr(job, part), key)) for part, key in (k.split(".") for k in sorted(varied)))
+
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for job in configs:
+        seeds.setdefault(setting(job), set()).add(job.seed)
+    assert len(seeds) >= 5 and all(found == {1, 2, 3} for found in seeds.values())
+    for key in (k.split(".") for k in varied):
+        for job in configs:  # what is swept aside they are the same
+            setattr(getattr(job, key[0]), key[1], None)
+    assert len({repr(dataclasses.replace(job, seed=0)) for job in configs}) == 1
+    jobs.cache_clear()  # they were changed
+
+
 def test_tokens_and_items_are_learnt_by_the_same_transformer_in_the_same_steps() -> None:
     configs = jobs("retrieval_is_pretraining")
     for part, fields in (
