@@ -1,9 +1,10 @@
 """Deploy a ranker, log what it shows and what comes of it, learn from that log, deploy again: does it get better?
 
-    python scripts/feedback_loop.py [--seeds 3] [--rounds 5] [--losses none dr] [--outputs FOLDER] [OVERRIDES]
+    python scripts/feedback_loop.py [--seeds 3] [--rounds 5] [--losses none dr] [--exploration 0] [OVERRIDES]
 
 Round 1 learns from the log of the world's own policy. Its policy then shows one item on top of each request, drawn by
 its probabilities, which are logged; the world's laws say what is done with it; and round 2 learns from that log alone.
+With --exploration a share of the requests is shown any of the candidates, and the logged probabilities say so.
 Every round is a run of `recsysml train model=policy_ranker`, judged by the true value of its policy on the test
 requests, by enumeration. With --losses none dr this is done by a supervised ranker and by one that is trained to earn.
 The requests, and what else is known of them, are those of the world's own log: what a policy shows changes what is
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--losses", nargs="+", default=["none", "dr"])
+    parser.add_argument("--exploration", type=float, default=0.0, help="share of requests that are shown any candidate")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/feedback_loop"))
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
@@ -161,6 +163,7 @@ def main() -> None:
                 overrides = [*common, f"trainer.policy_loss={loss}"]
                 run = trained(overrides, log, asked.outputs)
                 pi, found[loss][seed - 1, number] = figures(run, log)
+                pi = (1 - asked.exploration) * pi + asked.exploration * log.mask / log.mask.sum(axis=1, keepdims=True)
                 log = deployed(log, pi, compose(["model=policy_ranker", *common]).data, random)
                 said = ", ".join(
                     f"{name} {value:.4f}" for name, value in zip(COLUMNS, found[loss][seed - 1, number], strict=True)
