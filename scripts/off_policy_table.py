@@ -21,8 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from recsysml.data.slates import LoggedSlates
 from recsysml.data.world import load_slates
 from recsysml.data.world_laws import ACTIONS
-from recsysml.data.world_sessions import simulate
-from recsysml.data.world_truth import open_truth
+from recsysml.data.world_truth import top_chances
 from recsysml.metrics import policy as metrics
 from recsysml.ranking.reward_model import cross_fit
 from recsysml.schemas.data import WorldConfig
@@ -31,19 +30,6 @@ TEMPERATURES = (1.0, 0.5, 0.3, 0.2, 0.1)
 # DR with the world's own expected rewards: what no reward model can do better
 FLOOR = "dr, true rewards"
 NAMES = (*metrics.ESTIMATORS, FLOOR)
-
-
-def chances(config: WorldConfig) -> dict[str, np.ndarray]:
-    """Action -> (R, N) true probability for each candidate on top, in order of time."""
-    truth = open_truth(config)
-    times, found = [], []
-    for index in range(len(truth)):
-        requests, _, behind = simulate(truth.population, truth.latent, truth.seed, truth.events, index)
-        laws = truth.responses(behind.moment, requests.candidates)
-        times.append(requests.times)
-        found.append({name: laws.action(name).astype(np.float32) for name in ACTIONS})
-    order = np.argsort(np.concatenate(times), kind="stable")
-    return {name: np.concatenate([part[name] for part in found])[order] for name in ACTIONS}
 
 
 def softmax(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -89,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     config = WorldConfig(seed=asked.seed)
-    log, p = load_slates(config), chances(config)
+    log, p = load_slates(config), top_chances(config, ACTIONS)
     random = np.random.default_rng([asked.seed, 7])
     dealt = random.permutation(len(log))
     guess, pool = values(log, dealt[: len(log) // 4]), dealt[len(log) // 4 :]

@@ -73,7 +73,8 @@ def main() -> None:
             start, base = trained([*common, "trainer.policy_loss=none"], Path(folder))
             again = [*common, f"model.init_from={start}"]
             before = base["test/policy/value"]["value"]
-            _, best = trained(again, Path(folder), exact=True)
+            unused = ["trainer.reward_model_steps=1", "trainer.folds=2"]
+            _, best = trained([*again, *unused], Path(folder), exact=True)
             reach = best["test/policy/value"]["value"]
             line = f"seed {seed}: supervised {before:.4f} (greedy {base['test/policy/greedy_value']['value']:.4f})"
             line += f", exact {reach:.4f} (greedy {best['test/policy/greedy_value']['value']:.4f})"

@@ -15,7 +15,10 @@ from recsysml.models.gpt import GPT
 
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
 # those that sweep over worlds: data.seed stands for seed
-WORLDS = ("ad_dial", "ad_methods", "retention_heads", "reward_over_risk", "value_model_targets")
+WORLDS = (
+    "ad_dial", "ad_methods", "retention_heads", "reward_model_lever", "reward_over_risk", "rl_alignment",
+    "value_model_targets",
+)  # fmt: skip
 # what each claim about retrieval or ranking varies beside the seed
 RECOMMENDING = {
     "logq": {"trainer.logq"},
@@ -96,6 +99,29 @@ def test_claims_about_ads_vary_what_they_say_over_worlds(name: str, varied: set[
         setting = tuple(str(values[key]) for key in sorted(varied - {"data.seed"}))
         settings.setdefault(setting, set()).add(values["data.seed"])
     assert all(found == set(range(1, worlds + 1)) for found in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "varied", "replicated"),
+    [
+        ("rl_alignment", {"trainer.policy_loss"}, ("data.seed", {3, 4, 5})),
+        ("rl_reward_hacking", {"trainer.policy_loss", "trainer.kl_weight"}, ("seed", {1, 2, 3})),
+        ("reward_model_lever", {"model.weights"}, ("data.seed", {3, 4, 5})),
+    ],
+)
+def test_claims_about_policies_vary_what_they_say(
+    name: str, varied: set[str], replicated: tuple[str, set[int]]
+) -> None:
+    flat = [dict(flatten(dataclasses.asdict(job))) for job in jobs(name)]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    differ = {key for key in keys if len({repr(values.get(key)) for values in flat}) > 1}
+    parts = {next((name for name in varied if key.startswith(name)), key) for key in differ}
+    assert parts == varied | {replicated[0]}
+    settings: dict[tuple[str, ...], set[int]] = {}
+    for values in flat:
+        setting = tuple(repr(values.get(key)) for key in sorted(differ - {replicated[0]}))
+        settings.setdefault(setting, set()).add(values[replicated[0]])
+    assert len(settings) >= 5 and all(found == replicated[1] for found in settings.values())
 
 
 def test_tokens_and_items_are_learnt_by_the_same_transformer_in_the_same_steps() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,19 +99,30 @@ def top_value(policy: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return np.asarray((policy * rewards).sum(1))
 
 
-def top_rewards(config: WorldConfig, weights: Mapping[str, float]) -> np.ndarray:
-    """(R, N) true expected reward of each candidate on top, rows and columns as `world.load_slates(config)` has them.
+def top_chances(config: WorldConfig, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Action -> (R, N) true probability for each candidate on top, rows and columns as `world.load_slates(config)` has
+    them.
 
-    At the moment of the request, in the session's mood: what the log's rewards are draws of. Of places that hold no
-    candidate it is what that item would bring.
+    At the moment of the request, in the session's mood: what the log's actions are draws of. Of places that hold no
+    candidate it is what would be done with that item.
     """
     truth = open_truth(config)
-    times, found = [], []
+    times: list[np.ndarray] = []
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for index in range(len(truth)):
         requests, _, behind = simulate(truth.population, truth.latent, truth.seed, truth.events, index)
+        laws = truth.responses(behind.moment, requests.candidates)
         times.append(requests.times)
-        found.append(reward(truth.responses(behind.moment, requests.candidates), weights))
-    return np.concatenate(found)[np.argsort(np.concatenate(times), kind="stable")]
+        for name, parts in found.items():
+            parts.append(reward(laws, {name: 1.0}))
+    order = np.argsort(np.concatenate(times), kind="stable")
+    return {name: np.concatenate(parts)[order] for name, parts in found.items()}
+
+
+def top_rewards(config: WorldConfig, weights: Mapping[str, float]) -> np.ndarray:
+    """(R, N) true expected reward of each candidate on top: what `top_chances` come to."""
+    chances = top_chances(config, weights)
+    return np.asarray(sum(weight * chances[name] for name, weight in weights.items()))
 
 
 def slate_value(laws: Responses, weights: Mapping[str, float]) -> np.ndarray:
@@ -170,6 +181,7 @@ __all__ = [
     "policy_value",
     "reward",
     "slate_value",
+    "top_chances",
     "top_rewards",
     "top_value",
 ]

@@ -240,13 +240,18 @@ def load(config: Any) -> LoggedSlates:
     return found
 
 
-def true_rewards(config: Any, weights: Mapping[str, float], rows: np.ndarray) -> np.ndarray | None:
-    """(B, N) true expected rewards of the candidates of rows, of a simulated world; else None. config: of the data."""
+def true_chances(config: Any) -> dict[str, np.ndarray] | None:
+    """Action -> (R, N) true probability for each candidate, of a simulated world; else None. config: of the data."""
     if config.kind != "world":
         return None
-    from recsysml.data.world_truth import top_rewards
+    from recsysml.data.world_truth import top_chances
 
-    return top_rewards(config, weights)[rows]
+    return top_chances(config, config.actions)
+
+
+def worth(chances: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    """(R, N) expected reward of each candidate. chances: action -> (R, N)."""
+    return np.asarray(sum(weight * chances[name] for name, weight in weights.items()))
 
 
 def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
@@ -273,7 +278,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
         run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))
-    known = true_rewards(config.data, weights, rows)
+    chances = true_chances(config.data)
+    known = None if chances is None else worth(chances, weights)[rows]
     if known is not None:
         truth = enumerated(policy, log.mask[rows], None if log.logging is None else log.logging[rows], known)
     reward = log.rewards(weights)
@@ -283,12 +289,15 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     except ValueError as error:
         raise DataError(f"{log.name}, {how.split}: {error}") from error
     record(run, how.split, judged, log)
-    if before is not None and known is not None:  # then its value is the baseline, as in the run that trained both
+    if before is not None and chances is not None and known is not None:
+        # its value is the baseline, as in the run that trained both
         mask = log.mask[rows]
         policies = {"policy": policy, "supervised": before, "uniform": mask / mask.sum(axis=1, keepdims=True)}
         if log.logging is not None:
             policies["logging"] = log.logging[rows]
-        policy_gain.record_values(run, how.split, policies, known, mask, [str(row) for row in rows])
+        ids = [str(row) for row in rows]
+        policy_gain.record_values(run, how.split, policies, known, mask, ids)
+        policy_gain.record_rates(run, how.split, policies, {name: p[rows] for name, p in chances.items()}, ids)
 
 
 def supervised_folder(checkpoint_dir: Path) -> Path | None:

@@ -7,6 +7,7 @@ function of rho is in closed form (`coefficient`), checked by autograd over a gr
     ips     c = min(rho, M)            Horvitz-Thompson; Bottou et al. 2013, clipping: Ionides 2008
     snips   c = rho / mean rho         with r - (mean rho r / mean rho) for A; Swaminathan & Joachims 2015
     dr      sum_i pi_i q_i + rho (r - q_shown)   Dudik et al. 2011: unbiased if the propensities or q are right
+    dm      sum_i pi_i q_i   the direct method: it believes the reward model, also where that is wrong
     grpo    min(rho A, clip(rho, 1-eps, 1+eps) A), PPO's clip (Schulman et al. 2017) with A normalised within a group
             (Shao et al. 2024, eq. 3)
     ecpo    grpo with pi_old' = max(sg(pi)/(1+eps+delta), pi_old): early clipping of what has grown far (OneRec, Zhou et
@@ -25,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ON_LOG = ("ips", "snips", "ips_baseline", "dr")
+ON_LOG = ("ips", "snips", "ips_baseline", "dr", "dm")
 ON_SNAPSHOT = ("grpo", "ecpo", "gbpo", "cispo")
 KINDS = (*ON_LOG, *ON_SNAPSHOT)
 
@@ -75,9 +76,13 @@ def dr(
     log_pi: Tensor, shown: Tensor, propensity: Tensor, reward: Tensor, predicted: Tensor, clip: float = 0.0
 ) -> Tensor:
     """-mean(sum_i pi_i q_i + rho (r - q_shown)). predicted (B, N): q, of a model that has not seen these requests."""
-    expected = (log_pi.exp() * predicted).sum(dim=1)
     residual = reward - _shown(predicted, shown)
-    return -expected.mean() + ips(log_pi, shown, propensity, residual, clip)
+    return dm(log_pi, predicted) + ips(log_pi, shown, propensity, residual, clip)
+
+
+def dm(log_pi: Tensor, predicted: Tensor) -> Tensor:
+    """-mean sum_i pi_i q_i. log_pi, predicted (B, N): q."""
+    return -(log_pi.exp() * predicted).sum(dim=1).mean()
 
 
 def advantages(reward: Tensor, predicted: Tensor, policy: Tensor) -> Tensor:

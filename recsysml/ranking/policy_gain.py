@@ -76,6 +76,37 @@ def record_values(
     )  # fmt: skip
 
 
+def record_rates(
+    run: Any, split: str, policies: Mapping[str, np.ndarray], chances: Mapping[str, np.ndarray], ids: list[str]
+) -> None:
+    """How often each action truly follows, by enumeration: what a reward buys, and what it costs.
+
+    policies: name -> (B, N), `policy` and `supervised` among them; chances: action -> (B, N) true probability.
+    """
+    names = ("policy", "supervised", *(name for name in ("logging", "uniform") if name in policies))
+    rows = []
+    for action, each in chances.items():
+        rates = {name: np.where(policies[name] > 0, policies[name] * each, 0.0).sum(axis=1) for name in names}
+        means = {name: float(rate.mean()) for name, rate in rates.items()}
+        run.metric(
+            f"{split}/{action}/rate", means["policy"], stderr=_error(rates["policy"]), n=len(ids),
+            better="lower" if action in ("skip", "leave") else "higher", baseline=means["supervised"],
+            baselines={name: means[name] for name in names[2:]},
+        )  # fmt: skip
+        gain = rates["policy"] - rates["supervised"]
+        rows.append([action, *means.values(), float(gain.mean()), _error(gain)])
+    columns = ["action", "trained", *names[1:], "trained - supervised", "its stderr"]
+    parts = [
+        sections.table("Rates by enumeration", columns, rows),
+        sections.bars(
+            "True rate", "share of requests",
+            [{"label": row[0], "value": row[1], "baseline": row[2]} for row in rows],
+        ),
+    ]  # fmt: skip
+    note = "How often each action truly follows what the policy shows; the line is the supervised ranker."
+    run.section(f"policy_rates_{split}", f"What is done with what it shows: {split}", parts, note)
+
+
 def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source: str) -> None:
     """Where no truth is known: the doubly robust estimate stands for the value, with the supervised ranker's beside.
 

@@ -79,6 +79,8 @@ class PolicyLoss:
         reward, propensity = self.reward[rows], self.propensity[rows]
         if kind == "dr":
             return losses.dr(log_pi, shown, propensity, reward, self.predicted[rows], how.max_weight)
+        if kind == "dm":
+            return losses.dm(log_pi, self.predicted[rows])
         if kind == "snips":
             return losses.snips(log_pi, shown, propensity, reward, how.max_weight)
         if kind in ("ips", "ips_baseline"):

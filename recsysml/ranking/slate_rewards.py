@@ -3,10 +3,15 @@
 The same kind of model as the policy's, with hidden layers of its own: a probability a task, weighed by what they are
 worth. Each request is predicted by a model that has not seen it (Chernozhukov et al. 2018), as a prediction that knows
 its own reward takes the correction away that a doubly robust loss stands on.
+
+It reads one thing that the policy does not, where the log has it: the logarithm of what the logging policy gave each
+candidate. What that policy went by may be nobody's feature (a mood that it senses), and moves what it shows and what
+comes of it alike; given its probabilities the two are independent (Rosenbaum & Rubin 1983).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +25,8 @@ from recsysml.ranking.policies import build
 from recsysml.schemas.policies import PolicyRankerConfig
 
 _BATCH, _RATE, _DECAY, _LOOK_EVERY = 1024, 3e-3, 1e-3, 50
+# probabilities below it count as it
+_RAREST = 1e-6
 
 
 def cross_fit(
@@ -31,20 +38,25 @@ def cross_fit(
     folds: int,
     places: str,
     seed: int,
+    share: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """(R, N) float32 expected reward of every candidate on top. Of requests that no model has seen (val, test) the mean
     over the folds' models.
 
-    rewards: task -> what one is worth. Each model stops where the log loss of val is least. It leaves torch's random
-    state as it was.
+    rewards: task -> what one is worth. share: of the requests that may be learnt from, chosen at random. Each model
+    stops where the log loss of val is least. It leaves torch's random state as it was.
     """
+    log = _with_propensities(log)
     shown = ShownItems(log, list(rewards), places)
     start, stop = log.fitted
     fold = np.full(len(log), -1)
     fold[start:stop] = np.random.default_rng([seed, 7]).permutation(stop - start) % folds
     predicted = np.zeros(log.mask.shape, np.float32)
     learnt = shown.within((start, stop))
+    if share < 1:
+        drawn = np.random.default_rng([seed, 8]).random(len(log)) < share
+        learnt = learnt[drawn[shown.rows[learnt]]]
     config = PolicyRankerConfig(hidden=list(hidden))
     with torch.random.fork_rng(), progress("fitting reward models", folds * (steps + len(log) // _BATCH)) as advance:
         for each in range(folds):
@@ -59,6 +71,16 @@ def cross_fit(
                 predicted[part] += np.where(fold[part] == -1, 1 / folds, 1.0)[:, None] * value
                 advance(1)
     return np.where(log.mask, predicted, 0.0).astype(np.float32)
+
+
+def _with_propensities(log: LoggedSlates) -> LoggedSlates:
+    """The log with the logging policy's log probability of each candidate, less its slate's mean, as a pair feature."""
+    if log.logging is None:
+        return log
+    found = np.where(log.mask, np.log(np.maximum(log.logging, _RAREST)), 0.0)
+    found -= np.where(log.mask, found.sum(axis=1, keepdims=True) / log.mask.sum(axis=1, keepdims=True), 0.0)
+    pairs = np.concatenate([log.pairs, found[..., None].astype(np.float32)], axis=2)
+    return dataclasses.replace(log, pairs=pairs, pair_names=[*log.pair_names, "log_propensity"])
 
 
 def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: ignore[no-untyped-def]

@@ -226,8 +226,9 @@ class ValueTrainerConfig:
         at_least("trainer.max_steps", self.max_steps, 1)
 
 
-# the first four learn from the log as it is, the others from a snapshot of the policy
-POLICY_LOSSES = ("ips", "snips", "ips_baseline", "dr", "grpo", "ecpo", "gbpo", "cispo")
+# those that look back at a snapshot of the policy; the others learn from the log as it is
+SNAPSHOT_LOSSES = ("grpo", "ecpo", "gbpo", "cispo")
+POLICY_LOSSES = ("ips", "snips", "ips_baseline", "dr", "dm", *SNAPSHOT_LOSSES)
 
 
 @dataclass
@@ -247,12 +248,12 @@ class PolicyTrainerConfig(_LoopFields):
     weight_decay: float = 0.0
     beta2: float = 0.999
     compile: bool = False
-    # none (the supervised ranker alone), ips, snips, ips_baseline, dr, grpo, ecpo, gbpo or cispo
+    # none (the supervised ranker alone), ips, snips, ips_baseline, dr, dm, grpo, ecpo, gbpo or cispo
     policy_loss: str = "dr"
     # total loss = log loss + policy_weight x policy loss, both means
     policy_weight: float = 1.0
-    # the largest importance weight; 0 is none
-    max_weight: float = 3.0
+    # the largest importance weight; 0 is any. One reward a request is mostly chance, and a policy learns it by heart
+    max_weight: float = 0.3
     # of grpo, ecpo and cispo: how far a ratio may go; of ecpo: how much further where it is clipped early
     eps: float = 0.2
     delta: float = 0.1
@@ -269,7 +270,9 @@ class PolicyTrainerConfig(_LoopFields):
     # the reward model: widths of hidden layers, steps, and parts that requests are dealt to (each predicted by others)
     reward_model_hidden: list[int] = field(default_factory=lambda: [64])
     reward_model_steps: int = 400
-    folds: int = 2
+    folds: int = 4
+    # share of the training requests that the reward model learns from: a small one makes it wrong, to see what then
+    reward_model_share: float = 1.0
 
     def validate(self) -> None:
         super().validate()
@@ -282,13 +285,15 @@ class PolicyTrainerConfig(_LoopFields):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         above("trainer.eps", self.eps, 0)
         at_least("trainer.folds", self.folds, 2)
+        above("trainer.reward_model_share", self.reward_model_share, 0)
+        share("trainer.reward_model_share", self.reward_model_share, one=True)
         if not self.supervised_lrs:
             raise ConfigError("trainer.supervised_lrs is empty: give one or more learning rates, such as [1e-2].")
         for lr in self.supervised_lrs:
             above("trainer.supervised_lrs", lr, 0)
         for width in self.reward_model_hidden:
             at_least("trainer.reward_model_hidden", width, 1)
-        if self.compile and self.policy_loss in POLICY_LOSSES[4:]:
+        if self.compile and self.policy_loss in SNAPSHOT_LOSSES:
             raise ConfigError(
                 f"trainer.policy_loss={self.policy_loss} looks back at a snapshot: it needs trainer.compile=false."
             )

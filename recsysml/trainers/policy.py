@@ -93,24 +93,15 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
 
     everyone = np.arange(len(log))
     size = config.eval.batch_size
-    predicted = cross_fit(
-        log, rewards, hidden=how.reward_model_hidden, steps=how.reward_model_steps, folds=how.folds, places=how.places,
-        seed=config.seed, device=machine.device,
-    )  # fmt: skip
+    chances = evals.true_chances(config.data)
     before, before_logits = log_probabilities(first, log, everyone, batch_size=size, device=machine.device)
-    anchor = before
-    if how.anchor == "logging" and log.logging is not None:
-        anchor = np.where(log.mask, np.log(np.maximum(log.logging, 1e-12)), -np.inf)
     fitted = None
     if how.policy_loss == "none":
         if world.main:
             described = metadata(config.model, log, model)
             checkpoint.save(folder, 0, checkpoint.weights(model), {}, described, keep=1, is_best=True)
     else:
-        loss = PolicyLoss(
-            model, log, how, predicted, anchor, path / "snapshots", writes=world.main, device=machine.device
-        )
-        fitted = _earn(config, run, model, log, loss, before, predicted, machine, world, resume)
+        fitted = _earn(config, run, path, model, log, before, chances, machine, world, resume)
     if not world.main:
         return
     chosen = "last" if log.fit_range == "train_val" else "best"
@@ -118,7 +109,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     model.eval()
     after, after_logits = log_probabilities(model, log, everyone, batch_size=size, device=machine.device)
     logits = {"policy": after_logits, "supervised": before_logits}
-    _judge(config, run, log, rewards, {"policy": np.exp(after), "supervised": np.exp(before)}, logits)
+    _judge(config, run, log, rewards, {"policy": np.exp(after), "supervised": np.exp(before)}, logits, chances)
     run.artifact("checkpoint", f"checkpoints/{chosen}")
     if fitted is not None:
         _report(run, fitted, chosen)
@@ -225,32 +216,44 @@ def _put_best(model: PolicyRanker, root: Path) -> None:
 def _earn(
     config: RunConfig,
     run: Any,
+    path: Path,
     model: PolicyRanker,
     log: LoggedSlates,
-    loss: PolicyLoss,
     before: np.ndarray,
-    predicted: np.ndarray,
+    chances: Mapping[str, np.ndarray] | None,
     machine: Machine,
     world: World,
     resume: Any,
 ) -> Fitted:
-    """Trains the policy in place. before (R, N): the supervised ranker's log probabilities."""
+    """Trains the policy in place. path: of the run; before (R, N): the supervised ranker's log probabilities; chances:
+    what is true of a simulated world, which is logged to be looked at and has no say in anything."""
     how = config.trainer
+    predicted = cross_fit(
+        log, model.rewards, hidden=how.reward_model_hidden, steps=how.reward_model_steps, folds=how.folds,
+        places=how.places, seed=config.seed, share=how.reward_model_share, device=machine.device,
+    )  # fmt: skip
+    anchor = before
+    if how.anchor == "logging" and log.logging is not None:
+        anchor = np.where(log.mask, np.log(np.maximum(log.logging, 1e-12)), -np.inf)
+    loss = PolicyLoss(model, log, how, predicted, anchor, path / "snapshots", writes=world.main, device=machine.device)
     rows = np.arange(*log.bounds["val"])
     reward = log.rewards(model.rewards)
     columns = [list(log.tasks).index(task) for task in model.tasks]
     labels = log.actions[rows][:, columns].astype(np.float64)
+    true = None if chances is None else evals.worth(chances, model.rewards)[rows]
 
     def evaluate(step: int) -> dict[str, float]:
         now, logits = log_probabilities(model, log, rows, batch_size=config.eval.batch_size, device=machine.device)
         pi = np.exp(now)
         missed = np.logaddexp(0, logits) - labels * logits
         gap = np.subtract(now, before[rows], out=np.zeros_like(now), where=log.mask[rows])
-        return {
+        found = {
             "val/loss": float(missed.mean()),
             "val/policy/clipped_dr": clipped_value(now, log, rows, reward, predicted, how.max_weight),
+            "val/policy/dm": float((pi * predicted[rows]).sum(axis=1).mean()),
             "val/policy/kl": float((pi * gap).sum(axis=1).mean()),
         }
+        return found if true is None else {**found, "val/policy/value": float((pi * true).sum(axis=1).mean())}
 
     batches = SlateBatches(
         log, log.fitted, batch_size=how.batch_size, seed=config.seed, tasks=model.tasks, rank=world.rank,
@@ -273,10 +276,11 @@ def _judge(
     rewards: dict[str, float],
     policies: dict[str, np.ndarray],
     logits: dict[str, np.ndarray],
+    chances: Mapping[str, np.ndarray] | None,
 ) -> None:
     """Both policies on val and test: off-policy estimates, the truth where it is known, calibration."""
     reward = log.rewards(rewards)
-    true = evals.true_rewards(config.data, rewards, np.arange(len(log)))
+    true = None if chances is None else evals.worth(chances, rewards)
     columns = [list(log.tasks).index(task) for task in rewards]
     for split in ("val", "test"):
         rows = np.arange(*log.bounds[split])
@@ -285,7 +289,7 @@ def _judge(
         truth = None if true is None else evals.enumerated(policies["policy"][rows], mask, logged, true[rows])
         judged = evals.judge(log, rows, policies["policy"][rows], reward, expected, config.eval, truth)
         evals.record(run, split, judged, log)
-        if true is None:
+        if chances is None or true is None:
             first = evals.judge(log, rows, policies["supervised"][rows], reward, expected, config.eval)
             estimates = judged.estimates["dr"], first.estimates["dr"]
             policy_gain.record_estimates(run, split, *estimates, log.propensity_source)
@@ -294,7 +298,9 @@ def _judge(
             if logged is not None:
                 own["logging"] = logged
             own["uniform"] = mask / mask.sum(axis=1, keepdims=True)
-            policy_gain.record_values(run, split, own, true[rows], mask, [str(row) for row in rows])
+            ids = [str(row) for row in rows]
+            policy_gain.record_values(run, split, own, true[rows], mask, ids)
+            policy_gain.record_rates(run, split, own, {name: p[rows] for name, p in chances.items()}, ids)
         own_logits = {name: each[rows] for name, each in logits.items()}
         policy_gain.record_calibration(run, split, list(rewards), own_logits, log.actions[rows][:, columns])
 

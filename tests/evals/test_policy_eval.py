@@ -29,7 +29,7 @@ def world():
     """A small world's log, its config, and the true rewards of all candidates."""
     config = WorldConfig(users=150, items=200, events=8_000)
     log = load_slates(config)
-    return log, config, policy.true_rewards(config, log.weights, np.arange(len(log)))
+    return log, config, policy.worth(policy.true_chances(config), log.weights)
 
 
 @pytest.fixture(autouse=True)

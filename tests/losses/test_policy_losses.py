@@ -34,6 +34,16 @@ def gradient(loss, scores):
     return torch.autograd.grad(loss, scores, retain_graph=True)[0]
 
 
+def test_the_direct_method_is_exact_with_true_rewards_and_wrong_with_wrong_ones(slates):
+    scores, mask, _, true = slates
+    scores = scores.clone().requires_grad_(True)
+    pi = losses.log_policy(scores, mask).exp()
+    exact = gradient(-(pi * true).sum(1).mean(), scores)
+    found = [gradient(losses.dm(losses.log_policy(scores, mask), q), scores) for q in (true, true - 3.0, -true)]
+    for own, sign in zip(found, (1, 1, -1), strict=True):
+        assert torch.allclose(own, sign * exact)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["ips", "ips_baseline", "dr", "dr_wrong_model", "snips"])
 def test_the_estimated_gradient_is_that_of_the_true_value(slates, kind, seed):

@@ -18,7 +18,7 @@ from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
 from recsysml.results import Run
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
-from recsysml.schemas.trainers import POLICY_LOSSES, PolicyTrainerConfig
+from recsysml.schemas.trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
 from recsysml.trainers import policy as trainer
 from tests.trainers.running import lines, results, train
 
@@ -65,6 +65,15 @@ def test_it_earns_more_than_the_supervised_ranker_and_says_the_truth(first):
     for name in ("dr", "snips", "ips"):
         assert found[f"test/policy/{name}"]["truth"] == pytest.approx(value["value"])
     assert {"test/click/logloss", "test/click/ece"} <= set(found)
+    clicked = world_truth.top_rewards(config.data, {"click": 1.0})[rows]
+    assert found["test/click/rate"]["value"] == pytest.approx((pi * clicked).sum(1).mean(), rel=1e-6)
+    assert found["test/click/rate"]["baselines"]["logging"] == pytest.approx(
+        (log.logging[rows] * clicked).sum(1).mean()
+    )
+    assert found["test/leave/rate"]["better"] == "lower" and (first / "sections" / "policy_rates_test.json").is_file()
+    # on the way the truth is looked at, and says at step 0 what the supervised ranker earns
+    looked = [row["val/policy/value"] for row in numbers(first) if "val/policy/value" in row]
+    assert looked[0] == pytest.approx(found["val/policy/value"]["baseline"], rel=1e-6) and len(looked) == 3
     assert (first / "sections" / "policy_gain_test.json").is_file() and (first / "plots" / "loss.png").is_file()
 
 
@@ -133,7 +142,7 @@ def test_every_loss_moves_the_policy_and_logs_what_it_is_made_of(tmp_path):
         assert torch.allclose(total, whole) and named["train/kl"].abs() < 1e-5  # nothing has moved yet
         gradients.append(torch.autograd.grad(named["train/policy_loss"], model.parts[1].weight)[0].flatten())
         assert gradients[-1].norm() > 1e-4, kind
-        assert (tmp_path / kind).exists() == (kind in POLICY_LOSSES[4:])
+        assert (tmp_path / kind).exists() == (kind in SNAPSHOT_LOSSES)
     # all of them point where the log paid more than was expected of it
     alike = [float(torch.cosine_similarity(gradients[2], other, dim=0)) for other in gradients]
     assert min(alike) > 0.0
@@ -160,6 +169,28 @@ def test_the_reward_model_has_not_seen_what_it_predicts():
     rows = np.arange(*log.fitted)
     seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
     assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
+
+
+def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_few_requests():
+    config = WorldConfig(users=300, items=300, events=15_000)
+    log = world.load_slates(config)
+    true, rows = world_truth.top_rewards(config, log.weights), np.arange(*log.fitted)
+    mask = log.mask[rows]
+
+    def within(values):  # less the mean of the slate
+        return np.where(
+            mask, values[rows] - np.where(mask, values[rows], 0).sum(1, keepdims=True) / mask.sum(1)[:, None], 0
+        )
+
+    def likeness(log, share=1.0):
+        q = slate_rewards.cross_fit(
+            log, log.weights, hidden=[16], steps=150, folds=2, places="all", seed=1, share=share
+        )
+        return np.corrcoef(within(q)[mask], within(true)[mask])[0, 1]
+
+    own = likeness(log)
+    assert own > likeness(dataclasses.replace(log, logging=None)) + 0.02
+    assert own > likeness(log, share=0.03) + 0.1
 
 
 def test_clipped_value_is_doubly_robust_without_a_clip():
