@@ -72,7 +72,7 @@ def test_it_earns_more_than_the_supervised_ranker_and_says_the_truth(first):
     )
     assert found["test/leave/rate"]["better"] == "lower" and (first / "sections" / "policy_rates_test.json").is_file()
     # on the way the truth is looked at, and says at step 0 what the supervised ranker earns
-    looked = [row["val/policy/value"] for row in numbers(first) if "val/policy/value" in row]
+    looked = [row["val/policy/value"] for row in lines(first) if "val/policy/value" in row]
     assert looked[0] == pytest.approx(found["val/policy/value"]["baseline"], rel=1e-6) and len(looked) == 3
     assert (first / "sections" / "policy_gain_test.json").is_file() and (first / "plots" / "loss.png").is_file()
 

@@ -269,18 +269,7 @@ def test_a_calibration_trained_along_is_the_same_after_a_stop(file, tmp_path, mo
     config = configure(file, {"calibration_fit": "in_model"}, max_steps=20, grad_accum=2)
     whole = train(config, tmp_path / "whole")
     assert "train/calibration" in lines(whole)[1]
-    log = Run.log
-
-    def stop(self, step, values):
-        log(self, step, values)
-        if step == 13:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "log", stop)
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "stopped")
-    monkeypatch.setattr(Run, "log", log)
-    (path,) = (tmp_path / "stopped" / "train").iterdir()
+    path = stopped(config, tmp_path / "stopped", monkeypatch, at=13)
     train(config, tmp_path, resume=path)
     assert lines(path) == lines(whole)
     assert results(path)["metrics"] == results(whole)["metrics"]
