@@ -318,6 +318,8 @@ def test_half_precision_follows_float32_and_keeps_float32_weights(text, tmp_path
         one, other = ([row[name] for row in rows if name in row] for rows in (half, exact))
         assert one != other  # it was not float32 all the same
         assert one == pytest.approx(other, abs=0.02)
+    norms = [[row["grad_norm"] for row in rows if "grad_norm" in row] for rows in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)  # not multiplied by what kept it from vanishing
     assert {tensor.dtype for tensor in checkpoint.load(path / "checkpoints" / "last").tensors.values()} == {
         torch.float32
     }
