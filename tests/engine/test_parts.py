@@ -230,6 +230,18 @@ def test_plain_progress_lines(caplog):
         Progress(1, mode="sometimes")
 
 
+def test_the_time_left_is_that_of_the_steps_left_at_the_speed_so_far(caplog, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    caplog.set_level(logging.INFO, logger="recsysml")
+    with Progress(100, 40, seconds=0.0) as shown:
+        clock[0] += 50  # compiling and the first validation: no measure of a step
+        for step in (41, 51, 61):
+            shown.update(step, 2.0, 1000.0)
+            clock[0] += 20
+    assert [message.partition("tokens/s")[2].strip() for message in caplog.messages] == ["", "1:38 left", "1:18 left"]
+
+
 def test_the_bar_is_drawn_where_it_is_asked_for(capsys):
     with Progress(10, mode="always") as shown:
         shown.update(10, 2.0, 1234.0)

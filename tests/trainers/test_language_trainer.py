@@ -18,6 +18,7 @@ import torch
 from recsysml import job
 from recsysml.engine import checkpoint
 from recsysml.errors import JobError
+from recsysml.evals.language import evaluate_checkpoint
 from recsysml.models.gpt import GPT
 from recsysml.schemas.data import TextConfig
 from recsysml.schemas.evals import LanguageEvalConfig
@@ -176,6 +177,7 @@ def test_two_gloo_processes_give_the_single_process_loss(text, tmp_path):
         "if job.main_process():\n"
         "    run = Run.create(Path(sys.argv[3]), 'train', 'gpt', argv=[], config=job.to_dict(settings), overrides=[])\n"
         "job.run(settings, run)\n"
+        "import torch\nprint('seed', torch.initial_seed(), flush=True)\n"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -186,6 +188,8 @@ def test_two_gloo_processes_give_the_single_process_loss(text, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    # else both would leave out the same places
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("seed")) == ["seed 1", "seed 2"]
     (double,) = (tmp_path / "two" / "train").iterdir()  # only one process wrote
     one, two = lines(single), lines(double)
     assert [(row["step"], sorted(row)) for row in one] == [(row["step"], sorted(row)) for row in two]
@@ -233,6 +237,24 @@ def test_the_record_is_complete_and_the_best_weights_are_scored(text, tmp_path):
         assert len(values) == metric["n"]
 
 
+def test_what_is_scored_is_the_best_and_not_the_last(text, tmp_path):
+    """A learning rate far too high: the loss is higher at the end than on the way."""
+    path = train(configure(text, lr=0.3, schedule="constant", eval_every=1, model={"dropout": 0.0}), tmp_path)
+    validations = [row["val/loss"] for row in lines(path) if "val/loss" in row]
+    assert validations[-1] > min(validations) + 0.1
+    metrics = results(path)["metrics"]
+    assert metrics["val/loss"]["value"] == pytest.approx(min(validations), abs=1e-6)
+    best = checkpoint.read_metadata(path / "checkpoints" / "best")["step"]
+    assert validations[best] == min(validations)
+    data = TextConfig(path=[str(text)], tokenizer="bytes", val_fraction=0.2, test_fraction=0.1)
+    judged = Run.create(tmp_path, "eval", "gpt", argv=[], config={}, overrides=[])
+    config = dataclasses.replace(configure(text), data=data, eval=LanguageEvalConfig(split="test", batch_size=8))
+    evaluate_checkpoint(job.resolve(config), path / "checkpoints" / "best", judged)
+    again = judged.record["metrics"]["test/loss"]["value"]
+    judged.finish("ok")
+    assert metrics["test/loss"]["value"] == pytest.approx(again, abs=1e-6)
+
+
 def test_sampling_and_validating_leave_training_untouched(text, tmp_path):
     often = train(configure(text, eval_every=1, sample_tokens=8), tmp_path / "often")
     never = train(configure(text, eval_every=0, sample_tokens=0, checkpoint_every=0), tmp_path / "never")
@@ -267,6 +289,8 @@ def test_half_precision_follows_float32_and_keeps_float32_weights(text, tmp_path
         one, other = ([row[name] for row in rows if name in row] for rows in (half, exact))
         assert one != other  # it was not float32 all the same
         assert one == pytest.approx(other, abs=0.02)
+    norms = [[row["grad_norm"] for row in rows if "grad_norm" in row] for rows in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)  # not multiplied by what kept it from vanishing
     assert {tensor.dtype for tensor in checkpoint.load(path / "checkpoints" / "last").tensors.values()} == {
         torch.float32
     }
