@@ -76,9 +76,7 @@ def folders(task_folder: str | None) -> list[Path]:
     return [own, path.resolve()]
 
 
-def index(
-    task_folder: str | None = None, *, trust: bool = False, wanted: Collection[str] = ()
-) -> dict[str, TaskFile]:
+def index(task_folder: str | None = None, *, trust: bool = False, wanted: Collection[str] = ()) -> dict[str, TaskFile]:
     """Every task and group by name. A broken file of the user's costs a warning, unless one of `wanted` needs it.
 
     Raises ConfigError for one that is needed, and for a file that holds code that is not trusted.

@@ -65,7 +65,7 @@ def test_code_in_a_file_that_lm_eval_alone_can_read_does_not_run_through_a_group
     text = "task: mine\nprocess_docs: !function utils.f\n"
     (folder / "coded.yaml").write_bytes(text.encode("utf-16"))
     (folder / "group.yaml").write_text("group: both\ntask: [mine]\n")
-    with pytest.raises(ConfigError, match="coded.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"coded\.yaml cannot be read"):
         task_files.index(str(folder), wanted=["both"])
 
 

@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 
 from recsysml.data.tokenizers import train_bpe
 from recsysml.diff import NOISE, compare
-from recsysml.engine import asking, opening
+from recsysml.engine import opening
 from recsysml.engine.answering import Answerer, windows
 from recsysml.engine.device import Machine
 from recsysml.errors import DataError, JobError
