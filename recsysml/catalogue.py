@@ -164,7 +164,9 @@ def lines(what: str | None, config_dir: Path | None = None) -> list[str]:
                 blocks += ([""] if blocks else []) + [f"{name}:"] + [f"  {row}" for row in rows]
         return blocks
     if what == "tasks":
-        return task_names()
+        said = {file.stem: description(file) for file in choices("task", config_dir).values()}
+        users = _scan_tasks(config_dir / "task") if config_dir is not None else set()
+        return [f"{name}  {said.get(name, '')}".rstrip() for name in sorted(users.union(said, task_names()))]
     assert what in GROUPS, "runs are a table of their own: recsysml.runs.table"
     found = choices(GROUPS[what], config_dir)
     width = max(map(len, found), default=0)

@@ -58,8 +58,9 @@ def check_tasks(tasks: list[str], task_folder: str | None = None, *, trust: bool
 
     catalogue.check_tasks(tasks, task_folder)
     known = task_files.index(task_folder, trust=trust, wanted=tasks)
-    catalogued = [name for name in tasks if name not in known]
-    for name in tasks:
+    names = task_files.expand(tasks, known)
+    catalogued = [name for name in names if name not in known]
+    for name in names:
         if name in known and not (name == "heldout" and known[name].own):
             try:
                 task_files.locate(name, known[name])

@@ -42,6 +42,7 @@ def reliability_plot(path: Path, title: str, curves: Mapping[str, Sequence[Mappi
         axes[0].set_ylabel("observed share, 95% interval")
         axes[0].set_title(title, loc="left", fontsize=10, color="#6b7280")
         axes[0].legend(loc="upper left")
+        axes[1].margins(y=0.15)
         axes[1].set_ylim(bottom=0)
         axes[1].set_ylabel("rows in the bin")
         axes[1].set_xlabel("mean predicted probability")

@@ -201,6 +201,17 @@ def test_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["list", "runs"]) == 0
 
 
+def test_list_of_tasks_has_the_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("# my own questions\ntask: mine\n")
+    (tmp_path / "task" / "both.yaml").write_text("group: two_of_mine\ntask:\n  - mine\n")
+    assert main(["list", "tasks", "--config-dir", str(tmp_path)]) == 0
+    shown = dict(line.partition("  ")[::2] for line in capsys.readouterr().out.splitlines())
+    assert shown["mine"] == "my own questions"
+    assert {"two_of_mine", "winogrande"} <= set(shown)
+    assert shown["heldout"].startswith("how your own validation text goes on")
+
+
 def test_task_names_are_lm_evals_and_are_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = catalogue.task_names()
     assert {"arc_easy", "piqa", "hellaswag", "mmlu", "ai2_arc"} <= set(names)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ logger = logging.getLogger("recsysml")
 # local formats of the `datasets` library: their files are ours to find
 LOCAL = ("json", "csv", "parquet", "text")
 # what a file that is broken elsewhere says of itself
-_TASK_LINE = re.compile(r"""^\s*(?:task|group):\s*["']?([\w.-]+)""", re.MULTILINE)
+_TASK_LINE = re.compile(r"""^\s*(?:task|group|tag):\s*["']?([\w.-]+)""", re.MULTILINE)
 _TRAINING = ("training_split", "fewshot_split")
 # of our own tasks, those whose questions the hub has as well, in the harness's task of that name
 _ON_HUB = tuple(questions.CONVERTERS)
@@ -76,9 +76,7 @@ def folders(task_folder: str | None) -> list[Path]:
     return [own, path.resolve()]
 
 
-def index(
-    task_folder: str | None = None, *, trust: bool = False, wanted: Collection[str] = ()
-) -> dict[str, TaskFile]:
+def index(task_folder: str | None = None, *, trust: bool = False, wanted: Collection[str] = ()) -> dict[str, TaskFile]:
     """Every task and group by name. A broken file of the user's costs a warning, unless one of `wanted` needs it.
 
     Raises ConfigError for one that is needed, and for a file that holds code that is not trusted.
@@ -105,6 +103,15 @@ def index(
     return found
 
 
+def expand(names: Sequence[str], known: Mapping[str, TaskFile]) -> list[str]:
+    """The names, each once; a tag of the user's files is the tasks that have it, in the order of their files."""
+    found: list[str] = []
+    for name in names:
+        tagged = [task for task, file in known.items() if not file.own and name in _named(file.content.get("tag"))]
+        found += [name] if name in known or not tagged else tagged
+    return list(dict.fromkeys(found))
+
+
 def _pass_over(broken: dict[Path, ConfigError], found: dict[str, TaskFile], wanted: Collection[str]) -> None:
     """Warn of broken files. Raise the error of one that may be what is wanted, itself or as a member of a group."""
     members: set[str] = set()
@@ -125,7 +132,7 @@ def _pass_over(broken: dict[Path, ConfigError], found: dict[str, TaskFile], want
 
 
 def _named(member: Any) -> Iterator[str]:
-    """The names of what a group is made of."""
+    """The names of what a group is made of, or of tags."""
     if isinstance(member, str):
         yield member
     elif isinstance(member, list | dict):

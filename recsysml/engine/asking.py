@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def check_first(error: BaseException, files: Mapping[str, Sequence[Path]]) -> No
     """Raise DataError if `error` comes of a first question, which lm_eval tries when it has a task all but made.
     files: task -> those whose rows are its questions."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        task = frame.f_locals.get("self")
+        task: Any = frame.f_locals.get("self")
         if hasattr(task, "features") and hasattr(task, "doc_to_target"):
             name = str(task.config.task)
             _check(name, task, 0, task.eval_docs[0], files.get(name, ()))
@@ -86,7 +87,6 @@ def _fault(target: Any, choices: Sequence[Any]) -> str:
 def _place(files: Sequence[Path], number: int) -> str:
     """Where question `number` (from 0) stands; the files may have changed since."""
     with contextlib.suppress(DataError):
-        for place, (path, line) in enumerate((path, line) for path in files for line, _ in read_rows(path)):
-            if place == number:
-                return f"{path} line {line}"
+        places = (f"{path} line {line}" for path in files for line, _ in read_rows(path))
+        return next(itertools.islice(places, number, None), f"question {number + 1}")
     return f"question {number + 1}"

@@ -53,7 +53,9 @@ def _files(config: RunConfig) -> dict[str, list[Path]]:
     settings = config.eval
     files: dict[str, list[Path]] = {}
     for task in config.tasks:
-        own = task == "heldout" and task_files.index(settings.task_folder, trust=settings.trust, wanted=[task])[task].own
+        own = (
+            task == "heldout" and task_files.index(settings.task_folder, trust=settings.trust, wanted=[task])[task].own
+        )
         files[task] = [] if own else question_texts.files_of_task(task, settings.task_folder, trust=settings.trust)
     for task, name in settings.files():
         if task in files:

@@ -104,7 +104,8 @@ def load(
     plain: list[str] = []
     about: dict[str, dict[str, Any]] = {}
     theirs: list[str] = []
-    for name in dict.fromkeys(names):
+    names = task_files.expand(names, known)
+    for name in names:
         file = known.get(name)
         if file is None:
             theirs.append(name)

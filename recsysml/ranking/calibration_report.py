@@ -82,7 +82,9 @@ def record_calibration(
     parts = [
         sections.reliability("Observed against predicted, bins of equal rows, 95% intervals", drawn),
         sections.table(
-            "In numbers", ["", *numbers], [[name, *(own[key][0] for key in numbers)] for name, own in found.items()]
+            "In numbers",
+            ["probabilities", *numbers],
+            [[name, *(own[key][0] for key in numbers)] for name, own in found.items()],
         ),
     ]
     rows: list[list[Any]] = []

@@ -27,10 +27,13 @@ _CONFIG: dict[str, Any] = {
         "labelColor": _INK, "titleColor": _INK, "gridColor": _INK, "domainColor": _INK, "tickColor": _INK,
         "gridOpacity": 0.13, "domainOpacity": 0.4, "tickOpacity": 0.4, "titleFontWeight": "normal",
         "labelFontSize": 11, "titleFontSize": 12, "labelLimit": 220, "titleLimit": 420,
+        "labelFlush": False, "labelSeparation": 4,
     },
     "legend": {"labelColor": _INK, "titleColor": _INK, "labelFontSize": 11, "labelLimit": 260, "orient": "bottom"},
     "header": {"labelColor": _INK, "titleColor": _INK},
 }  # fmt: skip
+# each number with its own letter: 500, 1k, 1.5k; a format would give all of them the same
+_SHORT = alt.Axis(labelExpr="format(datum.value, '~s')", grid=False, tickCount=6)
 _SHOWN = "indexof(shown, datum.run) >= 0"
 
 
@@ -38,7 +41,7 @@ def curves(chart: CurveChart, labels: Sequence[str], *, zero: bool = False) -> d
     """Lines over the parameter `x_axis`: step, tokens or seconds. Validation is dotted with its points."""
     base = _base().transform_calculate(x="datum[x_axis]").transform_filter("isValid(datum.x)")
     encoding: dict[str, Any] = {
-        "x": alt.X("x:Q", title=None, axis=alt.Axis(format="~s", grid=False), scale=alt.Scale(nice=False)),
+        "x": alt.X("x:Q", title=None, axis=_SHORT, scale=alt.Scale(nice=False)),
         "y": alt.Y("value:Q", title=None, scale=alt.Scale(zero=zero)),
         "color": _by_run(labels),
         "detail": alt.Detail("part:N"),
@@ -63,10 +66,11 @@ def tasks(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) 
     rows: run, task, value, low, high, baseline.
     """
     base = _base()
-    x, offset = alt.X("task:N", title=None, axis=alt.Axis(labelAngle=0), sort=None), _offset(labels)
+    order = merged([[row["task"] for row in rows if row["run"] == label] for label in labels])
+    x, offset = alt.X("task:N", title=None, axis=alt.Axis(labelAngle=0), sort=order), _offset(labels)
     tips = _tooltip("run:N", "task:N", "value:Q", "low:Q", "high:Q", "baseline:Q")
     bar = base.mark_bar(cornerRadiusEnd=2).encode(
-        x=x, xOffset=offset, y=alt.Y("value:Q", title=title), color=_by_run(labels), tooltip=tips
+        x=x, xOffset=offset, y=alt.Y("value:Q", title=title, stack=False), color=_by_run(labels), tooltip=tips
     )
     whisker = base.mark_rule(color=_INK, strokeWidth=1.4).encode(
         x=x, xOffset=offset, y=alt.Y("low:Q", title=title), y2="high:Q", tooltip=tips
@@ -128,21 +132,40 @@ def section_reliability(part: Mapping[str, Any], labels: Sequence[str]) -> dict[
     """Observed against predicted share, the diagonal, and points as large as their bins."""
     base = _base()
     top = max([1e-9, *(max(row["predicted"], row["observed"], row.get("high") or 0) for row in part["bins"])])
-    end = 1.0 if top >= 0.1 else 10.0 ** math.ceil(math.log10(top))  # click rates are small
-    ends = alt.Scale(domain=[0, end])
+    ends = alt.Scale(domain=[0, end := _round_up(top)])
     diagonal = alt.Chart(alt.Data(values=[{"p": 0}, {"p": end}])).mark_line(
         color=_INK, strokeDash=[4, 3], opacity=0.5, strokeWidth=1.2
     )
-    x, y = alt.X("predicted:Q", title="predicted", scale=ends), alt.Y("observed:Q", title="observed", scale=ends)
+    ticks = alt.Axis(tickCount=5)
+    x = alt.X("predicted:Q", title="predicted", scale=ends, axis=ticks)
+    y = alt.Y("observed:Q", title="observed", scale=ends, axis=ticks)
     tips = _tooltip("run:N", "curve:N", "predicted:Q", "observed:Q", "count:Q")
     looks = _run_and_curve(part["bins"], labels)
     line = base.mark_line(strokeWidth=1.5, clip=True).encode(x=x, y=y, tooltip=tips, **looks)
-    size = alt.Size("count:Q", legend=None, scale=alt.Scale(range=[15, 260]))
+    size = alt.Size("count:Q", legend=None, scale=alt.Scale(range=[0, 90], domainMin=0))
     dot = base.mark_point(filled=True, clip=True).encode(x=x, y=y, size=size, tooltip=tips, color=looks["color"])
     spread = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(clip=True)
     whisker = spread.encode(x=x, y=alt.Y("low:Q", title="observed"), y2="high:Q", color=looks["color"])
     layers = alt.layer(diagonal.encode(x="p:Q", y="p:Q"), whisker, line, dot)
     return _finish(layers.properties(width="container", height=320), labels, {"rows": part["bins"]})
+
+
+def merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """One order of all labels: numbers by size; else what only a later list has stands before what it has in common
+    with those before."""
+    whole: list[str] = []
+    for order in [list(dict.fromkeys(order)) for order in orders]:
+        for index, label in enumerate(order):
+            if label not in whole:
+                later = next((other for other in order[index + 1 :] if other in whole), None)
+                whole.insert(len(whole) if later is None else whole.index(later), label)
+    return sorted(whole, key=int) if all(label.isdecimal() for label in whole) else whole
+
+
+def _round_up(top: float) -> float:
+    """The next of 1, 2, 5 times a power of ten, at most 1: shares that are small (clicks) fill the picture too."""
+    power = 10.0 ** math.floor(math.log10(top))
+    return min(1.0, next(step * power for step in (1, 2, 5, 10) if top <= step * power * (1 + 1e-9)))
 
 
 def _base(name: str = "rows") -> alt.Chart:

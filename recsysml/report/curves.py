@@ -12,18 +12,13 @@ from recsysml.report.gather import ReportedRun
 
 # what lines can be drawn over: the names are fields of the points
 AXES = ("step", "tokens", "seconds")
-# points in the whole report (a point is about 80 bytes), and in one line at least and at most
-_POINTS, _FEWEST, _MOST = 24_000, 40, 400
+# points in the whole report (a point is about 130 bytes), and in one line at least and at most
+_POINTS, _FEWEST, _MOST = 15_000, 40, 400
 _CHARTS = 24
+_SPEED = "_per_second"  # of tokens, events, slates, ...
 # drawn first, in this order; then the rest as it was logged
-_FIRST = ("loss", "bits_per_byte", "lr", "tokens_per_second")
-_TITLES = {
-    "loss": "loss",
-    "bits_per_byte": "bits per byte",
-    "lr": "learning rate",
-    "tokens_per_second": "tokens per second",
-    "grad_norm": "gradient norm",
-}
+_FIRST = ("loss", "bits_per_byte", "lr")
+_TITLES = {"bits_per_byte": "bits per byte", "lr": "learning rate", "grad_norm": "gradient norm"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,7 @@ class CurveChart:
     points: list[dict[str, Any]]  # run, part (train, val, ...), step, tokens, seconds, value
     parts: list[str]
     thinned: bool  # some points are means of several logged ones
+    from_zero: bool  # a speed that rose by a tenth shall not look as if it had doubled
 
 
 def curve_charts(runs: Sequence[ReportedRun]) -> list[CurveChart]:
@@ -43,7 +39,8 @@ def curve_charts(runs: Sequence[ReportedRun]) -> list[CurveChart]:
         for name, table in _series(run).items():
             part, _, quantity = name.partition("/")
             charts.setdefault(quantity or part, []).append((run, part if quantity else "", table))
-    names = [name for name in _FIRST if name in charts]
+    first = [*_FIRST, *(name for name in charts if name.endswith(_SPEED))]
+    names = [name for name in first if name in charts]
     names += [name for name in charts if name not in names]
     names = names[:_CHARTS]
     lines = sum(len(charts[name]) for name in names)
@@ -71,7 +68,14 @@ def _chart(name: str, lines: Sequence[tuple[ReportedRun, str, np.ndarray]], most
             point = {"run": run.label, "part": part, "step": _short(step), "tokens": tokens, "value": _short(value)}
             points.append(point | {"seconds": None if np.isnan(seconds) else round(seconds, 1)})
     parts = list(dict.fromkeys(part for _, part, _ in lines))
-    return CurveChart(_TITLES.get(name, name), points, parts, any(len(table) > most for _, _, table in lines))
+    title = _TITLES.get(name, name.replace("_", " ") if name.endswith(_SPEED) else name)
+    thinned = any(len(table) > most for _, _, table in lines)
+    return CurveChart(title, points, parts, thinned, name == "lr" or name.endswith(_SPEED))
+
+
+def axes_of(charts: Sequence[CurveChart]) -> list[str]:
+    """The axes over which there is something to draw."""
+    return [axis for axis in AXES if any(point[axis] is not None for chart in charts for point in chart.points)]
 
 
 def thin(table: np.ndarray, most: int) -> np.ndarray:

@@ -37,7 +37,9 @@ class ReportedRun:
 
     @property
     def tokens_per_step(self) -> int | None:
-        """Training tokens of a step, for a language model."""
+        """Training tokens of a step, for a run that counts them; a recommender's windows are none."""
+        if not any("tokens_per_second" in row for row in self.rows):
+            return None
         config = self.results["config"]
         sizes = [(config.get("trainer") or {}).get("batch_size"), (config.get("model") or {}).get("context_length")]
         return sizes[0] * sizes[1] if all(isinstance(size, int) for size in sizes) else None  # type: ignore[operator]
@@ -85,13 +87,22 @@ def _find(name: str) -> list[FoundRun]:
 
 
 def _labels(runs: Sequence[FoundRun]) -> list[str]:
-    """Ids without their time, where that is enough to tell the runs apart, and what is each run's own in the config."""
+    """Ids without their time, where that is enough to tell the runs apart, what an eval judged, and what is each run's
+    own in the config."""
     short = [run.id.split("-", 2)[-1] for run in runs]
     if len(set(short)) < len(short):
         short = [run.id for run in runs]
     if len(set(short)) < len(short):
         short = [str(run.path) for run in runs]
-    return [" ".join([name, *own]) for name, own in zip(short, _own_settings(runs), strict=True)]
+    labels = zip(short, map(_judged, runs), _own_settings(runs), strict=True)
+    return [" ".join([name, *judged, *own]) for name, judged, own in labels]
+
+
+def _judged(run: FoundRun) -> list[str]:
+    """Whose checkpoint an eval judged: what tells it from others."""
+    parents = run.results["run"].get("parents")
+    named = isinstance(parents, list) and len(parents) == 1 and run.results["run"]["command"] == "eval"
+    return [f"of {str(parents[0]).rpartition('-')[2]}"] if named else []
 
 
 def _own_settings(runs: Sequence[FoundRun]) -> list[list[str]]:

@@ -19,17 +19,15 @@ from altair import SCHEMA_VERSION
 
 from recsysml import __version__
 from recsysml.report import charts, tables
-from recsysml.report.curves import AXES, curve_charts
+from recsysml.report.curves import axes_of, curve_charts
 from recsysml.report.gather import ReportedRun
 from recsysml.report.tables import Cell, Table
 
 PARTS = ("config", "data", "model", "protocol", "environment")
 _SAMPLES, _SAMPLE_CHARACTERS = 5, 1500
-_PICTURES_BYTES = 1_500_000
+_PICTURES_BYTES = 1_000_000  # a third more in the file
 _TABLE_ROWS = 300
 _METRIC_CHARTS = 18
-# of these more is always from 0: a speed that rose by a tenth shall not look as if it had doubled
-_FROM_ZERO = ("learning rate", "tokens per second")
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Section:
     title: str
     blocks: list[Block]
     note: str = ""
-    axes: bool = False  # the charts follow the choice of step, tokens or seconds
+    axes: Sequence[str] = ()  # the charts follow a choice of these: step, tokens, seconds
 
 
 def render(runs: Sequence[ReportedRun]) -> str:
@@ -77,7 +75,6 @@ def render(runs: Sequence[ReportedRun]) -> str:
     return environment.from_string(source).render(
         runs=[(run.label, charts.PALETTE[index % len(charts.PALETTE)]) for index, run in enumerate(runs)],
         sections=sections,
-        axes=AXES,
         library=library.replace("</script", "<\\/script"),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
@@ -98,10 +95,11 @@ def _task_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Se
 
 
 def _metric_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
-    """Every other metric as a small chart, then all of them as a table."""
+    """Every other metric as a small chart, those of the test split first, then all of them as a table."""
     names = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
+    drawn = sorted((name for name in names if not _is_task(name)), key=tables.not_of_test)
     blocks = []
-    for name in [name for name in names if not _is_task(name)][:_METRIC_CHARTS]:
+    for name in drawn[:_METRIC_CHARTS]:
         rows, simple = [], []
         better = "higher"
         for run in runs:
@@ -115,34 +113,52 @@ def _metric_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[
                 {"run": run.label, "name": key, "value": value} for key, value in named.items() if value is not None
             ]
         if rows:
-            blocks.append(Block(name, chart=charts.metric(rows, simple, labels, better)))
+            blocks.append(Block(name, _strokes(simple), charts.metric(rows, simple, labels, better)))
     if not names:
         return []
     note = "Points with 95% intervals; the strokes are what simple methods get."
+    if len(drawn) > _METRIC_CHARTS:
+        note += f" {_METRIC_CHARTS} of {len(drawn)} are drawn; the table has all."
     return [Section("metrics", "Metrics", [*blocks, Block(table=tables.metrics(runs), wide=True)], note)]
 
 
+def _strokes(simple: Sequence[dict[str, Any]], most: int = 5) -> str:
+    """What the strokes of a metric's chart are, smallest first; the values are left out where the runs have others."""
+    values: dict[str, set[float]] = {}
+    for row in sorted(simple, key=lambda row: row["value"]):
+        values.setdefault(row["name"], set()).add(row["value"])
+    said = [f"{key} {tables.figure(min(found))}" if len(found) == 1 else key for key, found in values.items()]
+    return ", ".join(said) if len(said) <= most else ""
+
+
 def _against_section(runs: Sequence[ReportedRun]) -> list[Section]:
-    if len(runs) < 2:
-        return []
-    table, notes = tables.against_first(runs)
-    blocks = [Block(table=table, wide=True)] if table.rows else []
-    blocks += [Block(note=note, wide=True) for note in notes]
-    note = f"Each run against {runs[0].label}, by the tests of `recsysml diff`; p is adjusted by Holm in each column."
-    return [Section("against", f"Against {runs[0].label}", blocks, note)] if blocks else []
+    """Runs of the same data against the first of them; what was measured on other data has no winner."""
+    groups: dict[Any, list[ReportedRun]] = {}
+    for run in runs:
+        if run.results["metrics"]:
+            groups.setdefault(run.results["data"].get("fingerprint"), []).append(run)
+    blocks = []
+    for group in [group for group in groups.values() if len(group) > 1]:
+        table, notes = tables.against_first(group)
+        if table.rows or notes:
+            filled = table if table.rows else None
+            blocks.append(Block(f"Against {group[0].label}", "; ".join(notes), table=filled, wide=True))
+    note = "Runs of the same data, by the tests of `recsysml diff`; p is adjusted by Holm in each column."
+    return [Section("compared", "Compared", blocks, note)] if blocks else []
 
 
 def _curve_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
     blocks = []
-    for chart in curve_charts(runs):
+    drawn = curve_charts(runs)
+    for chart in drawn:
         said = []
         if "train" in chart.parts and len(chart.parts) > 1:
             said.append("pale: training; with points: " + ", ".join(p for p in chart.parts if p not in ("", "train")))
         if chart.thinned:
             said.append("neighbouring steps are averaged")
-        spec = charts.curves(chart, labels, zero=chart.title in _FROM_ZERO)
+        spec = charts.curves(chart, labels, zero=chart.from_zero)
         blocks.append(Block(chart.title, "; ".join(said), spec))
-    return [Section("curves", "Curves", blocks, axes=True)] if blocks else []
+    return [Section("curves", "Curves", blocks, axes=axes_of(drawn))] if blocks else []
 
 
 def _own_sections(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
@@ -152,17 +168,20 @@ def _own_sections(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Se
     for name in names:
         owners = [run for run in runs if name in run.sections]
         content = owners[0].sections[name]
-        titles = [(part["kind"], part["title"]) for run in owners for part in run.sections[name]["parts"]]
+        groups: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+        for run in owners:
+            for part in run.sections[name]["parts"]:  # one picture for what is one title in one unit
+                key = (part["kind"], part["title"], part.get("value"), part.get("x"), part.get("y"))
+                groups.setdefault(key, []).append((run.label, part))
         blocks = []
-        for kind, title in dict.fromkeys(titles):
-            same = [
-                (run.label, part)
-                for run in owners
-                for part in run.sections[name]["parts"]
-                if (part["kind"], part["title"]) == (kind, title)
-            ]
+        for (kind, title, *_), same in groups.items():
             blocks += _own_blocks(kind, title, same, labels)
-        found.append(Section(f"own-{name}", content["title"], blocks, content["note"]))
+        notes = {run.label: run.sections[name]["note"] for run in owners}
+        same_note = len(set(notes.values())) == 1
+        if not same_note:  # what a run says of its numbers is not said of another's
+            rows = [[Cell(label), Cell(note)] for label, note in notes.items() if note]
+            blocks.insert(0, Block(table=Table(["run", "in words"], rows), wide=True))
+        found.append(Section(f"own-{name}", content["title"], blocks, content["note"] if same_note else ""))
     return found
 
 
@@ -225,21 +244,22 @@ def _sample_text(row: dict[str, Any]) -> str:
 def _picture_section(runs: Sequence[ReportedRun]) -> list[Section]:
     """The runs' own pictures, but for the loss, which the curves show."""
     blocks: list[Block] = []
-    room = _PICTURES_BYTES
+    room, left_out = _PICTURES_BYTES, 0
     for run in runs:
         listed = run.results["artifacts"].get("plots") or []
         for relative in listed if isinstance(listed, list) else []:
             file = run.path / str(relative)
             if file.name == "loss.png" or file.suffix != ".png" or not file.is_file():
                 continue
-            title = f"{run.label}: {file.name}"
             if not file.resolve().is_relative_to(run.path.resolve()) or file.stat().st_size > room:
-                blocks.append(Block(title, f"too large to be shown here: {file}"))
+                left_out += 1
                 continue
             content = file.read_bytes()
             room -= len(content)
-            blocks.append(Block(title, picture=f"data:image/png;base64,{base64.b64encode(content).decode()}"))
-    return [Section("pictures", "Pictures", blocks)] if blocks else []
+            address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            blocks.append(Block(f"{run.label}: {file.name}", picture=address))
+    note = f"{left_out} more are too large for this file: see plots/ of each run." if left_out else ""
+    return [Section("pictures", "Pictures", blocks, note)] if blocks or left_out else []
 
 
 def _difference_sections(runs: Sequence[ReportedRun]) -> list[Section]:

@@ -41,7 +41,7 @@ def summary(runs: Sequence[ReportedRun]) -> Table:
         table.rows.append(
             [
                 Cell(run.label, str(run.path)),
-                Cell(str(record["started"])[:16].replace("T", " "), "UTC"),
+                Cell(str(record["started"])[:16].replace("T", " "), "UTC", number=True),
                 Cell(record["command"]),
                 Cell(str(model.get("name") or model.get("kind") or "-")),
                 Cell(_count(model.get("parameters")), number=True),
@@ -132,6 +132,11 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def not_of_test(name: str) -> bool:
+    """A key to sort metrics by: what was measured on the test split comes first."""
+    return not name.startswith("test/")
+
+
 def near_baseline(entry: dict[str, Any]) -> bool:
     """Whether a value lies within two standard errors of what the simplest method gets."""
     if entry.get("at_chance") is not None:  # said by the task, also where all answers are alike
@@ -163,10 +168,10 @@ def _verdict_cell(row: MetricRow | None) -> Cell:
 
 
 def _headlines(runs: Sequence[ReportedRun], most: int = 3) -> list[str]:
-    """The metrics that most runs have, in the order they were recorded."""
+    """The metrics that most runs have, those of the test split first, in the order they were recorded."""
     names = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
     counts = {name: sum(name in run.results["metrics"] for run in runs) for name in names}
-    return sorted(names, key=lambda name: -counts[name])[:most]
+    return sorted(names, key=lambda name: (-counts[name], not_of_test(name)))[:most]
 
 
 def _count(value: Any) -> str:

@@ -61,11 +61,22 @@ def test_a_broken_file_stops_only_what_needs_it(folder, caplog):
             task_files.index(str(folder), wanted=["mine", name])
 
 
+def test_a_tag_is_the_tasks_that_have_it(folder):
+    for name, tag in (("a", "[x, y]"), ("b", "x"), ("c", "y")):
+        (folder / f"{name}.yaml").write_text(f"task: {name}\ntag: {tag}\n")
+    known = task_files.index(str(folder))
+    assert task_files.expand(["piqa", "x", "a", "winogrande", "y"], known) == ["piqa", "a", "b", "winogrande", "c"]
+    (folder / "broken.yaml").write_text("tag: x\na: [b\nc: d\n")
+    task_files.index(str(folder), wanted=["y"])
+    with pytest.raises(ConfigError, match=r"broken\.yaml line 3"):
+        task_files.index(str(folder), wanted=["x"])
+
+
 def test_code_in_a_file_that_lm_eval_alone_can_read_does_not_run_through_a_group(folder):
     text = "task: mine\nprocess_docs: !function utils.f\n"
     (folder / "coded.yaml").write_bytes(text.encode("utf-16"))
     (folder / "group.yaml").write_text("group: both\ntask: [mine]\n")
-    with pytest.raises(ConfigError, match="coded.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"coded\.yaml cannot be read"):
         task_files.index(str(folder), wanted=["both"])
 
 

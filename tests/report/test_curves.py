@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsysml.report.curves import curve_charts, thin
+from recsysml.report.curves import axes_of, curve_charts, thin
 from recsysml.report.gather import ReportedRun
 
 
@@ -40,12 +40,15 @@ def test_a_short_curve_is_left_alone():
 
 
 def test_training_and_validation_share_a_chart_and_tokens_are_counted():
-    rows = [{"step": s, "seconds": s / 2, "train/loss": 5.0 - s, "lr": 0.1} for s in range(4)]
+    rows = [{"step": s, "seconds": s / 2, "train/loss": 5.0 - s, "lr": 0.1, "tokens_per_second": 9.0} for s in range(4)]
     rows.append({"step": 3, "seconds": 2.0, "val/loss": 2.5})
     rows.append({"step": 0, "seconds": 0.0, "val/loss": 6.0, "once": 1.0, "flag": True, "none": None})
     config = {"trainer": {"batch_size": 8}, "model": {"context_length": 64}}
-    loss, lr = curve_charts([reported(rows, config=config)])
-    assert (loss.title, lr.title) == ("loss", "learning rate")
+    charts = curve_charts([reported(rows, config=config)])
+    assert [chart.title for chart in charts] == ["loss", "learning rate", "tokens per second"]
+    assert [chart.from_zero for chart in charts] == [False, True, True]
+    assert axes_of(charts) == ["step", "tokens", "seconds"]
+    loss = charts[0]
     assert loss.parts == ["train", "val"]
     assert {(point["part"], point["step"], point["tokens"]) for point in loss.points} == {
         *(("train", s, s * 8 * 64) for s in range(4)),
@@ -53,5 +56,7 @@ def test_training_and_validation_share_a_chart_and_tokens_are_counted():
         ("val", 0, 0),
     }
     assert not loss.thinned
-    (other,) = curve_charts([reported([{"step": s, "auc": 0.5} for s in range(3)])])
+    # a recommender has a context and batches as well, and no tokens
+    (other,) = curve_charts([reported([{"step": s, "auc": 0.5} for s in range(3)], config=config)])
     assert {(point["tokens"], point["seconds"]) for point in other.points} == {(None, None)}
+    assert axes_of([other]) == ["step"]

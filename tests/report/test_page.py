@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import vl_convert
 from recsysml import sections
 from recsysml.errors import ConfigError
 from recsysml.report import write_report
-from recsysml.report.charts import PALETTE
+from recsysml.report.charts import PALETTE, merged, section_reliability
 from recsysml.report.gather import ReportedRun, gather
 from recsysml.report.page import render
 from recsysml.results import Run
@@ -166,7 +165,107 @@ def test_a_simple_method_that_gets_nothing_is_drawn_at_0(tmp_path):
     assert drawn == {"simplest method": 0.0, "random": 0.1}
 
 
-def test_ten_long_runs_stay_under_five_megabytes():
+def test_bars_of_one_title_and_two_units_are_two_charts_and_never_one_sum(tmp_path):
+    paths = []
+    for labels in (["1", "2", "4"], ["0", "1", "3", "4"]):
+        run = Run.create(tmp_path, "eval", "x", argv=[], config={"n": len(paths)}, overrides=[])
+        parts = [
+            sections.bars("by decile", unit, [{"label": label, "value": value} for label in labels])
+            for unit, value in (("recall", 0.25), ("ndcg", 0.125))
+        ]
+        run.section("retrieval", "Retrieval", [*parts, parts[0]])
+        run.finish("ok")
+        paths.append(str(run.path))
+    recall, ndcg = Page(render(gather(paths))).charts
+    for chart, value in ((recall, 0.25), (ndcg, 0.125)):
+        assert {row["value"] for row in chart["datasets"]["rows"]} == {value}
+        bar = chart["layer"][0]["encoding"]
+        assert bar["x"]["sort"] == ["0", "1", "2", "3", "4"]
+        tops = drawn_tops(chart)
+        assert max(tops) - min(tops) < 1e-6  # the part that a run wrote twice is not added up
+
+
+def test_what_a_run_says_of_its_section_is_said_of_no_other(tmp_path):
+    paths = []
+    for note in ("ECE 0.25", "ECE 0.75"):
+        run = Run.create(tmp_path, "eval", "x", argv=[], config={}, overrides=[])
+        run.section("calibration", "Calibration", [sections.table("t", ["a"], [[1]])], note=note)
+        run.section("other", "Other", [sections.table("t", ["a"], [[1]])], note="What it is.")
+        run.finish("ok")
+        paths.append(str(run.path))
+    runs = gather(paths)
+    page = Page(render(runs))
+    for run in runs:
+        said = page.texts["td"][page.texts["td"].index(run.sections["calibration"]["note"]) - 1]
+        assert said == run.label
+    assert "ECE" not in "".join(page.texts["p"])
+    assert page.texts["p"].count("What it is.") == 1
+    assert "ECE 0.25" in Page(render(runs[:1])).texts["p"] or "ECE 0.75" in Page(render(runs[:1])).texts["p"]
+
+
+def drawn_tops(chart):
+    """Where the bars of a chart end, in pixels from the top."""
+    svg = vl_convert.vegalite_to_svg(chart | {"width": 400}, vl_version="6.1")
+    paths = re.findall(r'aria-roledescription="bar" d="M[\d.]+,([\d.]+)', svg)
+    assert paths
+    return [float(top) for top in paths]
+
+
+def test_labels_of_several_runs_are_merged_in_their_order():
+    assert merged([["a", "c"], ["a", "b", "c", "d"], ["0", "a", "d", "e"]]) == ["0", "a", "b", "c", "d", "e"]
+    assert merged([["2", "10"], ["1", "3", "10", "1"]]) == ["1", "2", "3", "10"]
+
+
+@pytest.mark.parametrize(("top", "end"), [(0.004, 0.005), (0.06, 0.1), (0.1, 0.1), (0.13, 0.2), (0.65, 1), (1.0, 1)])
+def test_small_shares_fill_their_diagram(top, end):
+    row = {"run": "a", "curve": "", "predicted": top / 2, "observed": top, "count": 3, "low": None, "high": None}
+    chart = section_reliability({"bins": [row]}, ["a"])
+    assert chart["layer"][2]["encoding"]["y"]["scale"]["domain"] == pytest.approx([0, end])
+
+
+def test_evals_are_compared_with_each_other_and_say_whom_they_judged(tmp_path):
+    """Two trainings and their evals: each pair among itself, since the two kinds measure different data."""
+    rng = np.random.default_rng(1)
+    for kind, data, metric in (("train", "a", "val/loss"), ("eval", "b", "lm/t/acc")):
+        for i in range(2):
+            parents = [f"20260101-000000-gpt-abc{i}"] if kind == "eval" else []
+            run = Run.create(tmp_path, kind, "x", argv=[], config={}, overrides=[], parents=parents)
+            run.set_data(data, data * 64, {})
+            values = (rng.random(300) < 0.2 + 0.6 * i) * 1.0
+            run.metric(metric, values.mean(), stderr=0.03, n=300, better="higher")
+            run.add_examples(metric, [str(k) for k in range(300)], values)
+            run.finish("ok")
+    runs = gather([str(tmp_path)])
+    assert [run.label.partition(" ")[2] for run in runs if run.results["run"]["command"] == "eval"] == [
+        "of abc0",
+        "of abc1",
+    ]
+    page = Page(render(runs))
+    assert "".join(page.texts["td"]).count("better") == 2
+    assert "cannot be compared" not in "".join(page.texts["div"])
+    first, second = runs[0].label, runs[2].label
+    assert {f"Against {first}", f"Against {second}"} <= set(page.texts["h3"])
+
+
+def test_what_was_measured_on_the_test_split_is_drawn_first(tmp_path):
+    run = Run.create(tmp_path, "train", "x", argv=[], config={}, overrides=[])
+    for split in ("val", "test"):
+        for i in range(12):
+            run.metric(f"{split}/m{i}", 0.5, stderr=0.1, n=9, better="higher", baseline=0.25, baselines={"ease": 0.4})
+    run.finish("ok")
+    page = Page(render(gather([str(run.path)])))
+    titles = [title for title in page.texts["h3"] if "/m" in title]
+    assert titles == [f"test/m{i}" for i in range(12)] + [f"val/m{i}" for i in range(6)]
+    assert "18 of 24 are drawn; the table has all." in "".join(page.texts["p"])
+    assert "simplest method 0.25, ease 0.4" in page.texts["div"]
+
+
+def test_ten_long_runs_stay_under_five_megabytes(tmp_path):
+    """With all that has no bound of its own: curves, samples and pictures."""
+    (tmp_path / "plots").mkdir()
+    names_of_pictures = [f"plots/{i}.png" for i in range(20)]
+    for name in names_of_pictures:
+        (tmp_path / name).write_bytes(bytes(140_000))
     rng = np.random.default_rng(1)
     names = ["train/loss", "val/loss", "val/bits_per_byte", "lr", "tokens_per_second", "grad_norm", "train/a", "b"]
     parts = {part: {} for part in ("config", "data", "model", "protocol", "environment", "throughput", "artifacts")}
@@ -174,9 +273,12 @@ def test_ten_long_runs_stay_under_five_megabytes():
     rows = [{"step": s, "seconds": s / 7, **dict(zip(names, rng.random(8), strict=True))} for s in range(20_000)]
     samples = [{"step": s, "prompt": "", "text": "abcdefg " * 1000} for s in range(40)]
     # one run against nothing: files to compare there are none
-    results = {"run": run, "metrics": {}, **parts}
-    runs = [ReportedRun(f"run-{i}", Path(f"r{i}"), results, rows, samples, {}) for i in range(10)]
-    assert len(render(runs)) < 5_000_000
+    results = {"run": run, "metrics": {}, **parts, "artifacts": {"plots": names_of_pictures}}
+    runs = [ReportedRun(f"gpt2_modern-{i} d_model=128 seed=1", tmp_path, results, rows, samples, {}) for i in range(10)]
+    page = render(runs)
+    assert page.count("data:image/png") == 7
+    assert "193 more are too large for this file" in page
+    assert len(page) < 5_000_000
 
 
 def test_a_damaged_section_costs_a_warning_and_a_missing_run_an_error(tmp_path, caplog):
