@@ -20,6 +20,7 @@ from recsysml.engine import checkpoint
 from recsysml.errors import JobError
 from recsysml.evals.language import evaluate_checkpoint
 from recsysml.models.gpt import GPT
+from recsysml.results import Run
 from recsysml.schemas.data import TextConfig
 from recsysml.schemas.evals import LanguageEvalConfig
 from recsysml.schemas.models import GPTConfig
