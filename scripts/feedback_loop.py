@@ -1,6 +1,6 @@
 """Deploy a ranker, log what it shows and what comes of it, learn from that log, deploy again: does it get better?
 
-    python scripts/feedback_loop.py [--seeds 3] [--rounds 5] [--losses none dr] [--exploration 0] [OVERRIDES]
+    python scripts/feedback_loop.py [OVERRIDES] [--seeds 3] [--rounds 5] [--losses none dr] [--exploration 0]
 
 Round 1 learns from the log of the world's own policy. Its policy then shows one item on top of each request, drawn by
 its probabilities, which are logged; the world's laws say what is done with it; and round 2 learns from that log alone.

@@ -1,6 +1,6 @@
 """How much of what a ranker can gain by learning from true rewards does a policy loss gain from a log? Per seed.
 
-    python scripts/policy_share.py --seeds 8 --losses dr ips_baseline [OVERRIDES]
+    python scripts/policy_share.py [OVERRIDES] --seeds 8 --losses dr ips_baseline
 
 Of every seed's world and run: the supervised ranker, the same ranker trained further with each policy loss, and with
 the exact gradient of the policy's true value on the training requests (same start, steps, batches and learning rate).
