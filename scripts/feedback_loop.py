@@ -31,6 +31,7 @@ from recsysml.data.world_truth import Truth, open_truth
 from recsysml.ranking.policies import log_probabilities, open_policy
 from recsysml.results import Run
 from recsysml.schemas.data import WorldConfig
+from recsysml.trainers import policy
 
 COLUMNS = ("value", "value of its best item", "candidates", "items")
 WORDS = {"none": "supervised"}
@@ -81,12 +82,8 @@ def trained(overrides: Sequence[str], log: LoggedSlates, root: Path) -> Path:
     """The run that has learnt from `log` in the place of the world's own."""
     config = job.resolve(compose(["model=policy_ranker", "tracker.mode=disabled", *overrides]))
     run = Run.create(root, "train", "policy_ranker", argv=[], config=job.to_dict(config), overrides=list(overrides))
-    kept = world.load_slates
-    world.load_slates = lambda _: log  # type: ignore[assignment]
-    try:
-        job.run(config, run)
-    finally:
-        world.load_slates = kept
+    policy.train(config, run, log)
+    run.finish("ok")
     return run.path
 
 
@@ -97,7 +94,7 @@ def figures(run: Path, log: LoggedSlates) -> tuple[np.ndarray, list[float]]:
         open_policy(run / "checkpoints" / "best").model, log, np.arange(len(log)), batch_size=1024
     )
     pi, rows = np.exp(log_pi), np.arange(*log.bounds["test"])
-    entropy = -np.where(pi > 0, pi * log_pi, 0.0)[rows].sum(axis=1)
+    entropy = -(pi * np.where(pi > 0, log_pi, 0.0))[rows].sum(axis=1)
     shown = np.bincount(log.candidates[rows].ravel(), (pi[rows] * log.mask[rows]).ravel(), len(log.items)) / len(rows)
     spread = -(shown[shown > 0] * np.log(shown[shown > 0])).sum()
     values = [metrics[f"test/policy/{name}"]["value"] for name in ("value", "greedy_value")]

@@ -39,20 +39,22 @@ logger = logging.getLogger("recsysml")
 _LOOK_EVERY = 50
 
 
-def train(config: RunConfig, run: Any) -> None:
+def train(config: RunConfig, run: Any, log: LoggedSlates | None = None) -> None:
     """Train the supervised ranker, from it the policy, keep the best weights by val, judge val and test once.
 
     `config` is resolved. A run directory with checkpoints is resumed from its newest whole one. Under torchrun every
-    process calls this; `run` is None in all but the main one.
+    process calls this; `run` is None in all but the main one. log: what is learnt from where it is not what
+    `config.data` logs, but the same requests answered by another policy.
     """
     with start.training(config) as (machine, world):
-        _train(config, run, machine, world)
+        if log is None:
+            with world.main_first():
+                log = lazy.resolve(f"{DATA[config.data.kind]}:load_slates")(config.data)
+        _train(config, run, log, machine, world)
 
 
-def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
+def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, world: World) -> None:
     how = config.trainer
-    with world.main_first():
-        log: LoggedSlates = lazy.resolve(f"{DATA[config.data.kind]}:load_slates")(config.data)
     rewards = config.model.rewards(config.data)
     if how.anchor == "logging" and how.kl_weight and log.logging is None:
         raise ConfigError(f"trainer.anchor=logging: {log.name} has logged only the probabilities of what was shown.")
