@@ -13,6 +13,7 @@ import numpy as np
 from recsysml.diff_sides import Side, open_side
 from recsysml.environment import strict
 from recsysml.errors import ConfigError
+from recsysml.exits import drop_output
 from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaired_z
 
 if TYPE_CHECKING:
@@ -109,11 +110,17 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
 def main(a: str, b: str, *, as_json: bool = False, fail_on_regression: bool = False) -> int:
     """The command: prints the comparison and returns the exit code, 3 if a regression was found and shall fail."""
     comparison = compare(Path(a), Path(b))
-    if as_json:
-        print(json.dumps(comparison.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        render(comparison)
-    return 3 if fail_on_regression and comparison.regressions else 0
+    code = 3 if fail_on_regression and comparison.regressions else 0
+    try:
+        if as_json:
+            print(json.dumps(comparison.to_json(), indent=1, allow_nan=False, ensure_ascii=False), flush=True)
+        else:
+            render(comparison)
+    except (BrokenPipeError, SystemExit):  # `| head` has read enough, of which rich makes an end of the program
+        if not code:
+            raise
+        drop_output()
+    return code
 
 
 def _refusal(first: Side, second: Side) -> str | None:

@@ -1,6 +1,7 @@
 """Two runs compared: verdicts against scipy and simulation, refusals, damaged files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -354,6 +355,19 @@ def test_exit_codes_and_json(tmp_path, capsys):
     assert parsed["regressions"] == ["val/loss"]
     assert parsed["metrics"][0]["verdict"] == "worse"
     assert parsed["metrics"][0]["effect"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_goes_away_does_not_hide_a_regression(tmp_path, more):
+    low = make(tmp_path, {"val/loss": (4.0, 0.01, "lower")})
+    high = make(tmp_path, {"val/loss": (5.0, 0.01, "lower")})
+    for pair, code in (((low, high), 3), ((high, low), 0)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "recsysml", "diff", *map(str, pair), "--fail-on-regression", *more]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_the_table_says_it_all(tmp_path):

@@ -210,4 +210,5 @@ def _finish(
     spec["datasets"] = {**spec.get("datasets", {}), **{name: list(rows) for name, rows in data.items()}}
     spec["config"] = _CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    spec["padding"] = {"left": 5, "top": 5, "bottom": 5, "right": 18}  # the last number of an axis hangs over its end
     return spec

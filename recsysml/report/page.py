@@ -132,18 +132,19 @@ def _strokes(simple: Sequence[dict[str, Any]], most: int = 5) -> str:
 
 
 def _against_section(runs: Sequence[ReportedRun]) -> list[Section]:
-    """Runs of the same data against the first of them; what was measured on other data has no winner."""
-    groups: dict[Any, list[ReportedRun]] = {}
+    """Runs of the same data and protocol against the first of them; between others there is no winner."""
+    groups: dict[str, list[ReportedRun]] = {}
     for run in runs:
         if run.results["metrics"]:
-            groups.setdefault(run.results["data"].get("fingerprint"), []).append(run)
+            same = json.dumps([run.results["data"].get("fingerprint"), run.results["protocol"]], sort_keys=True)
+            groups.setdefault(same, []).append(run)
     blocks = []
     for group in [group for group in groups.values() if len(group) > 1]:
         table, notes = tables.against_first(group)
         if table.rows or notes:
             filled = table if table.rows else None
             blocks.append(Block(f"Against {group[0].label}", "; ".join(notes), table=filled, wide=True))
-    note = "Runs of the same data, by the tests of `recsysml diff`; p is adjusted by Holm in each column."
+    note = "Runs of the same data and protocol, by the tests of `recsysml diff`; p is adjusted by Holm in each column."
     return [Section("compared", "Compared", blocks, note)] if blocks else []
 
 

@@ -91,13 +91,15 @@ def against_first(runs: Sequence[ReportedRun], most: int = 12) -> tuple[Table, l
     if len(runs) > most + 1:
         notes.append(f"the first {most} of {len(runs) - 1} runs are compared")
     names = list(dict.fromkeys(name for rows in verdicts for name, row in rows.items() if row.test))
-    reasons = {
-        (run.label, row.reason)
-        for run, rows in zip(others, verdicts, strict=True)
-        for row in rows.values()
-        if not row.test and row.reason and not row.reason.startswith("only ")
-    }
-    notes += sorted(f"{label} cannot be compared: {reason}" for label, reason in reasons)
+    reasons: dict[str, dict[str, int]] = {}
+    for run, rows in zip(others, verdicts, strict=True):
+        for row in rows.values():
+            if not row.test and row.reason and not row.reason.startswith("only "):
+                counts = reasons.setdefault(row.reason, {})
+                counts[run.label] = counts.get(run.label, 0) + 1
+    for reason, counts in reasons.items():  # A is the first run
+        said = ", ".join(f"{label} ({n} metric{'' if n == 1 else 's'})" for label, n in counts.items())
+        notes.append(f"not compared: {said}: {reason}")
     table = Table(["metric", *(run.label for run in others)])
     for name in names:
         table.rows.append([Cell(name), *(_verdict_cell(rows.get(name)) for rows in verdicts)])

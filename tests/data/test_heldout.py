@@ -32,6 +32,12 @@ def test_choices_are_alike_and_one_is_true(seed):
         assert {len(choice) for choice in row["choices"]} == {heldout.CHOICE_LENGTH}
         assert len(set(row["choices"])) == heldout.CHOICES
         assert not any(choice[0].isspace() for choice in row["choices"])
+        asked = text[max(0, start - heldout.CONTEXT_LENGTH) : start + heldout.CHOICE_LENGTH]
+        for choice in row["choices"][: row["label"]] + row["choices"][row["label"] + 1 :]:
+            assert sum(choice in other for other in texts) == 1  # from one place, and not from this question's
+            assert (
+                choice[: heldout.CHOICE_LENGTH // 2] not in asked and choice[-heldout.CHOICE_LENGTH // 2 :] not in asked
+            )
     counts = np.bincount([row["label"] for row in rows], minlength=heldout.CHOICES)
     assert (abs(counts - 125) < 5 * (500 * 0.25 * 0.75) ** 0.5).all()
     assert heldout.make(texts, seed) == rows

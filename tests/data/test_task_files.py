@@ -59,6 +59,12 @@ def test_a_broken_file_stops_only_what_needs_it(folder, caplog):
     for name in ("named", "broken", "both", "outer"):
         with pytest.raises(ConfigError, match=r"broken.yaml line 3"):
             task_files.index(str(folder), wanted=["mine", name])
+    (folder / "broken.yaml").write_text(BROKEN.replace("named", "piqa"))  # which would take the place of ours
+    (folder / "group.yaml").write_text("group: both\ntask: [mine, piqa]\n")
+    task_files.index(str(folder), wanted=["mine"])
+    for name in ("piqa", "both"):
+        with pytest.raises(ConfigError, match=r"broken.yaml line 3"):
+            task_files.index(str(folder), wanted=[name])
 
 
 def test_a_tag_is_the_tasks_that_have_it(folder):

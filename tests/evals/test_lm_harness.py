@@ -217,6 +217,10 @@ def test_answers_are_kept_by_model_and_requests(opened, task_folder, monkeypatch
     lm_harness.judge(lm, tasks, limit=5)  # other requests
     lm_harness.judge(answerer(opened), tasks)  # use_cache=False
     assert len(asked) == 2
+    other = dataclasses.replace(opened, fingerprint="of other weights")
+    for answering in (Answerer(other, CPU), Answerer(opened, dataclasses.replace(CPU, precision="bf16"))):
+        lm_harness.judge(lm_harness.LanguageModel(answering), tasks)
+    assert len(asked) == 4
 
 
 def test_a_score_near_chance_is_flagged():

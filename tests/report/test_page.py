@@ -224,27 +224,39 @@ def test_small_shares_fill_their_diagram(top, end):
 
 
 def test_evals_are_compared_with_each_other_and_say_whom_they_judged(tmp_path):
-    """Two trainings and their evals: each pair among itself, since the two kinds measure different data."""
+    """Two trainings, their evals by two protocols: each pair among itself, since others have no winner."""
     rng = np.random.default_rng(1)
-    for kind, data, metric in (("train", "a", "val/loss"), ("eval", "b", "lm/t/acc")):
+    kinds = (("train", "a", "val/loss"), ("eval", "b", "lm/t/acc"), ("eval", "b", "lm/t/acc_norm"))
+    for kind, data, metric in kinds:
         for i in range(2):
             parents = [f"20260101-000000-gpt-abc{i}"] if kind == "eval" else []
             run = Run.create(tmp_path, kind, "x", argv=[], config={}, overrides=[], parents=parents)
             run.set_data(data, data * 64, {})
+            run.set_protocol(split=metric)
             values = (rng.random(300) < 0.2 + 0.6 * i) * 1.0
             run.metric(metric, values.mean(), stderr=0.03, n=300, better="higher")
             run.add_examples(metric, [str(k) for k in range(300)], values)
             run.finish("ok")
     runs = gather([str(tmp_path)])
     assert [run.label.partition(" ")[2] for run in runs if run.results["run"]["command"] == "eval"] == [
-        "of abc0",
-        "of abc1",
+        *["of abc0", "of abc1"] * 2,
     ]
     page = Page(render(runs))
-    assert "".join(page.texts["td"]).count("better") == 2
-    assert "cannot be compared" not in "".join(page.texts["div"])
-    first, second = runs[0].label, runs[2].label
-    assert {f"Against {first}", f"Against {second}"} <= set(page.texts["h3"])
+    assert "".join(page.texts["td"]).count("better") == 3
+    assert "not compared" not in "".join(page.texts["div"])
+    assert {f"Against {runs[i].label}" for i in (0, 2, 4)} <= set(page.texts["h3"])
+
+
+def test_what_could_not_be_compared_is_said_once(tmp_path):
+    for i in range(3):
+        run = Run.create(tmp_path, "eval", "x", argv=[], config={"n": i}, overrides=[])
+        run.set_data("d", "d" * 64, {})
+        for name in ("test/a", "test/b"):
+            run.metric(name, float(i), stderr=None, n=9, better="higher")
+        run.finish("ok")
+    runs = gather([str(tmp_path)])
+    (said,) = [text for text in Page(render(runs)).texts["div"] if "not compared" in text]
+    assert said.startswith(f"not compared: {runs[1].label} (2 metrics), {runs[2].label} (2 metrics): no standard error")
 
 
 def test_what_was_measured_on_the_test_split_is_drawn_first(tmp_path):
