@@ -105,7 +105,10 @@ def _find_all(config: TextConfig, patterns: list[str]) -> list[Source]:
         sources = _locate(pattern)
         if not sources:
             raise DataError(_missing(config, pattern))
-        found |= {source.label: source for source in sources}
+        for label, path in sources:
+            if label in found and not found[label].path.samefile(path):  # two folders that hold files of one name
+                label = pattern if label == Path(pattern).name else f"{pattern.rstrip('/')}/{label}"
+            found[label] = Source(label, path)
     return [found[label] for label in sorted(found)]
 
 
