@@ -44,8 +44,16 @@ def check(config: TextConfig) -> None:
         needs_val=not config.val_path,
     )
     check_tokenizer(config.tokenizer, config.vocab_size)
-    for sources in find(config).values():
+    split_of: dict[Path, str] = {}
+    for name, sources in find(config).items():
         for source in sources:
+            other = split_of.setdefault(source.path.resolve(), name)
+            if other != name:
+                keys = {"train": "data.path", "val": "data.val_path", "test": "data.test_path"}
+                raise ConfigError(
+                    f"{keys[name]}: {source.path} belongs to {keys[other]} as well; a model would be judged by a text"
+                    " that chose or taught it"
+                )
             expected = config.sha256.get(source.label)
             if expected and sha256(source.path) != expected:
                 mend = f"run `recsysml data prepare {config.name}`" if source.label in config.urls else "replace it"

@@ -256,6 +256,11 @@ def test_files_of_their_own_make_the_splits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"val_path": ["notes/03.txt"]}, r"data.val_path: notes/03.txt belongs to data.path as well"),
+        (
+            {"path": ["notes/0*"], "val_path": ["notes/1*"], "test_path": ["notes/[12]1.txt"]},
+            r"data.test_path: notes/11",
+        ),
         ({"path": []}, "data.path is empty"),
         ({"path": ["nowhere/*.txt"]}, r"no text file at 'nowhere/\*.txt'"),
         ({"tokenizer": "word"}, "choose one of"),
