@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ import yaml
 from recsysml import environment as environments
 from recsysml.environment import config_hash, git_state, package_versions
 from recsysml.errors import ConfigError, JobError
-from recsysml.results import Run
+from recsysml.results import Run, _new_directory
 from recsysml.rows import read_rows
 
 CONFIG = {"seed": 1, "model": {"kind": "gpt", "size": "nano"}, "trainer": {"lr": 1e-3, "log_every": 1}}
@@ -132,6 +133,14 @@ def test_parallel_starts_never_share_a_directory(tmp_path, monkeypatch):
         paths = [path for some in pool.map(make, [tmp_path] * 4) for path in some]
     assert len(set(paths)) == 32
     assert len(list((tmp_path / "train").iterdir())) == 32
+
+
+def test_a_name_that_is_taken_is_drawn_anew(tmp_path, monkeypatch):
+    """The same for one process, where no accident of the clock decides."""
+    names = iter(["0001", "0001", "0001", "0002"])
+    monkeypatch.setattr("recsysml.results.secrets.token_hex", lambda n: next(names))
+    now = datetime.now(UTC)
+    assert [_new_directory(tmp_path, now, "x").name[-4:] for _ in range(2)] == ["0001", "0002"]
 
 
 def test_labels_cannot_leave_the_folder(tmp_path):

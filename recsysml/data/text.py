@@ -44,8 +44,16 @@ def check(config: TextConfig) -> None:
         needs_val=not config.val_path,
     )
     check_tokenizer(config.tokenizer, config.vocab_size)
-    for sources in find(config).values():
+    split_of: dict[Path, str] = {}
+    for name, sources in find(config).items():
         for source in sources:
+            other = split_of.setdefault(source.path.resolve(), name)
+            if other != name:
+                keys = {"train": "data.path", "val": "data.val_path", "test": "data.test_path"}
+                raise ConfigError(
+                    f"{keys[name]}: {source.path} belongs to {keys[other]} as well; a model would be judged by a text"
+                    " that chose or taught it"
+                )
             expected = config.sha256.get(source.label)
             if expected and sha256(source.path) != expected:
                 mend = f"run `recsysml data prepare {config.name}`" if source.label in config.urls else "replace it"
@@ -105,7 +113,10 @@ def _find_all(config: TextConfig, patterns: list[str]) -> list[Source]:
         sources = _locate(pattern)
         if not sources:
             raise DataError(_missing(config, pattern))
-        found |= {source.label: source for source in sources}
+        for label, path in sources:
+            if label in found and not found[label].path.samefile(path):  # two folders that hold files of one name
+                label = pattern if label == Path(pattern).name else f"{pattern.rstrip('/')}/{label}"
+            found[label] = Source(label, path)
     return [found[label] for label in sorted(found)]
 
 

@@ -218,6 +218,34 @@ def test_files_globs_jsonl_and_gzip(tmp_path):
     assert sorted(texts) == sorted(["# one\n", "two\r\n", *(f"row\u2028{i}" for i in range(4))])
 
 
+def test_files_of_one_name_in_several_folders_are_all_read(tmp_path):
+    for folder in ("one", "two", "three"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text(f"{folder} a\n" * 9)
+        (tmp_path / folder / "deep" / "b.txt").write_text(f"{folder} b\n" * 9)
+    found = text.find(config("", path=["one", "two/", str(tmp_path / "three" / "*.txt"), "one"]))["train"]
+    three = f"{tmp_path / 'three' / '*.txt'}/a.txt"
+    assert sorted(source.label for source in found) == sorted(
+        ["a.txt", "deep/b.txt", "two/a.txt", "two/deep/b.txt", three]
+    )
+    files = [str(tmp_path / folder / "a.txt") for folder in ("one", "two", "three")]
+    assert [source.label for source in text.find(config("", path=files))["train"]] == sorted(["a.txt", *files[1:]])
+    data = text.load(config("", path=["one", "two", "three"], test_fraction=0.0))
+    texts = [document for name in data.splits for document in decoded(data, name)]
+    assert sorted(texts) == sorted(f"{folder} {name}\n" * 9 for folder in ("one", "two", "three") for name in "ab")
+
+
+def test_files_come_in_the_order_of_their_names_whatever_the_file_system_says(tmp_path, monkeypatch):
+    for name in "cab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    for pattern in (str(tmp_path), str(tmp_path / "*.txt")):
+        for listing in (["c", "a", "b"], ["b", "c", "a"]):
+            paths = [tmp_path / f"{name}.txt" for name in listing]
+            monkeypatch.setattr(Path, "rglob", lambda folder, what, paths=paths: iter(paths))
+            monkeypatch.setattr(text.glob, "glob", lambda what, recursive, paths=paths: [str(path) for path in paths])
+            assert [source.label for source in text.find(config(pattern))["train"]] == ["a.txt", "b.txt", "c.txt"]
+
+
 def test_files_of_their_own_make_the_splits(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name} text\n" * 9)
@@ -228,6 +256,11 @@ def test_files_of_their_own_make_the_splits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"val_path": ["notes/03.txt"]}, r"data.val_path: notes/03.txt belongs to data.path as well"),
+        (
+            {"path": ["notes/0*"], "val_path": ["notes/1*"], "test_path": ["notes/[12]1.txt"]},
+            r"data.test_path: notes/11",
+        ),
         ({"path": []}, "data.path is empty"),
         ({"path": ["nowhere/*.txt"]}, r"no text file at 'nowhere/\*.txt'"),
         ({"tokenizer": "word"}, "choose one of"),
