@@ -80,8 +80,13 @@ def trained(n_items: int = 100_000, steps: int = 400) -> tuple[np.ndarray, np.nd
     from recsysml.retrieval.questions import before
 
     with tempfile.TemporaryDirectory() as folder:
-        size = [f"data.items={n_items}", f"data.users={n_items // 5}", f"data.events={15 * n_items}"]
-        how = ["trainer=retrieval_with/mixed_negatives", "model.normalise=true", f"trainer.max_steps={steps}"]
+        size = [f"data.items={n_items}", f"data.users={n_items // 10}", f"data.events={20 * n_items}"]
+        how = [
+            "trainer=retrieval_with/mixed_negatives",
+            "model.normalise=true",
+            f"trainer.max_steps={steps}",
+            "trainer.patience=0",
+        ]
         quick = ["eval.baselines=[popularity]", "trainer.eval_every=0", "trainer.index=flat", "tracker.mode=disabled"]
         words = [*size, *how, *quick, "threads=1", "device=cpu", f"outputs={folder}"]
         assert main(["train", "model=sasrec", *words]) == 0
