@@ -119,7 +119,6 @@ def read(config: KuaiRandConfig) -> RawImpressions:
         user="user",
         target="video",
         cohorts=["user_active_degree", "hour"] if config.users_path else ["hour"],
-        min_count=config.min_count,
         fit_range=config.fit_range,
         grouped_by="user",
     )

@@ -21,7 +21,7 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
     `adamw`: AdamW (Loshchilov & Hutter 2019), in one kernel where `fused`. Weight decay falls on tensors of two or
     more dimensions, the embeddings among them as in GPT-2's training; never on norms and biases. `muon`:
     `model.hidden_matrices()` by Muon, the rest by AdamW as above, with one learning rate for both. What a model calls
-    its `quick_parameters()` has ten times that rate and no decay. `bf16`: the hardware multiplies bfloat16 fast.
+    its `quick_parameters()` has three times that rate and no decay. `bf16`: the hardware multiplies bfloat16 fast.
     `config` has optimizer, lr, beta1, beta2, weight_decay, fused. Raises ConfigError for an
     unknown optimizer.
     """
@@ -38,7 +38,7 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
     groups = [
         {"params": [p for p in rest if p.ndim >= 2 and id(p) not in quick], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2 and id(p) not in quick], "weight_decay": 0.0},
-        {"params": [p for p in rest if id(p) in quick], "weight_decay": 0.0, "lr_scale": 10.0},
+        {"params": [p for p in rest if id(p) in quick], "weight_decay": 0.0, "lr_scale": 3.0},
     ]
     betas = (config.beta1, config.beta2)
     groups = [group for group in groups if group["params"]]

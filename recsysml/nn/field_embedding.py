@@ -20,6 +20,9 @@ class FieldEmbedding(nn.Module):
         self.offsets = dict(zip(vocabularies, firsts, strict=True))
         self.table = nn.Embedding(max(1, sum(sizes)), width)
         nn.init.normal_(self.table.weight, std=std)
+        # id 0 stands for what training never met: it has no gradient there, and says nothing rather than anything
+        with torch.no_grad():
+            self.table.weight[torch.tensor(firsts, dtype=torch.int64)] = 0.0
 
     def at(self, names: list[str], device: torch.device) -> Tensor:
         """(len(names),) where each vocabulary begins."""

@@ -45,12 +45,9 @@ class KuaiRandConfig(_ImpressionFields):
     tasks: list[str] = field(default_factory=lambda: ["click", "long_view", "profile_enter"])
     # what a row may know of the past: row (all before its own time) or train (of that, what lies in train)
     history_until: str = "row"
-    # ids met fewer times in training count as never met: what stands for those then learns as well
-    min_count: int = 1
 
     def validate(self) -> None:
         super().validate()
-        at_least("data.min_count", self.min_count, 1)
         one_of("data.history_until", self.history_until, ("row", "train"))
         for task in self.tasks:
             one_of("data.tasks", task, KUAIRAND_TASKS)

@@ -84,3 +84,13 @@ def test_clip_scales_to_the_norm_and_zero_leaves_it():
 def test_an_unknown_optimizer_is_named(tiny):
     with pytest.raises(ConfigError, match="adamw, muon"):
         optim.build(tiny.Model(), tiny.config(optimizer="sgd"), bf16=False)
+
+
+def test_what_a_model_calls_quick_has_a_higher_rate_and_no_decay(tiny):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model.quick_parameters = lambda: list(model[1].parameters())
+    (optimizer,) = optim.build(model, tiny.config(optimizer="adamw", weight_decay=0.1), bf16=False)
+    optim.set_learning_rate([optimizer], 1e-2)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert [found[id(p)] for p in model[1].parameters()] == [(pytest.approx(3e-2), 0.0)] * 2
+    assert found[id(model[0].weight)] == (1e-2, 0.1) and found[id(model[0].bias)] == (1e-2, 0.0)

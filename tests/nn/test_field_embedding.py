@@ -42,3 +42,10 @@ def test_an_event_is_the_sum_of_its_columns():
     torch.testing.assert_close(found[0, 0], weight[1] + weight[4 + 2])
     torch.testing.assert_close(found[0, 1], weight[3] + weight[4])
     assert not found[0, 2].any()
+
+
+def test_what_was_never_met_begins_with_nothing_to_say():
+    embedding = FieldEmbedding({"a": 3, "b": 5}, 4)
+    unmet = embedding(torch.zeros(1, 2, dtype=torch.int64), ["a", "b"])
+    assert not unmet.any()
+    assert embedding.table.weight.detach().ne(0).any(dim=1).sum() == 6
