@@ -97,7 +97,7 @@ def figures(run: Path, log: LoggedSlates) -> tuple[np.ndarray, list[float]]:
         open_policy(run / "checkpoints" / "best").model, log, np.arange(len(log)), batch_size=1024
     )
     pi, rows = np.exp(log_pi), np.arange(*log.bounds["test"])
-    entropy = -np.where(pi > 0, pi * log_pi, 0.0)[rows].sum(axis=1)
+    entropy = -(pi * np.where(pi > 0, log_pi, 0.0))[rows].sum(axis=1)
     shown = np.bincount(log.candidates[rows].ravel(), (pi[rows] * log.mask[rows]).ravel(), len(log.items)) / len(rows)
     spread = -(shown[shown > 0] * np.log(shown[shown > 0])).sum()
     values = [metrics[f"test/policy/{name}"]["value"] for name in ("value", "greedy_value")]
