@@ -164,6 +164,35 @@ def show(found: dict[str, Any]) -> None:
         print(f"{who}: by val {'; '.join(settings)}")
 
 
+def possible() -> bool:
+    """Whether KuaiRand's extract is there."""
+    from recsysml.data import kuairand
+    from recsysml.errors import DataError
+    from recsysml.schemas.impressions import KuaiRandConfig
+
+    try:
+        kuairand.check(KuaiRandConfig())
+    except DataError:
+        return False
+    return True
+
+
+def measure(peers: str | None, rounds: int) -> dict[str, Any]:
+    """Speed alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(folder)
+        return speed(folder, peers, rounds)
+
+
+def row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Work, what was to be reached, what was reached, and beside what: for the table of all benchmarks."""
+    rates = result["rows_per_second"]
+    peers = [f"{name} {rate / rates['ours']:.2f}x" for name, rate in rates.items() if name != "ours"]
+    reached = f"{rates['ours']:,.0f} rows/s, {result['roof_share']:.0%} of the fp32 roof"
+    work, reach = "MMoE on KuaiRand, one thread", "3x deepctr-torch, 4x torch-rechub, 70% of the fp32 roof"
+    return work, reach, reached, "; ".join(peers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", metavar="PYTHON")

@@ -1,8 +1,9 @@
 """All benchmarks, one table: what was to be reached, what was reached, beside which peers and under which roof.
 
-    python scripts/bench/run.py [--long] [--rounds 10] [--threads 2]
+    python scripts/bench/run.py [--long] [--rounds 10] [--threads 2] [--peers PYTHON]
 
-`--long` adds the loss benchmark (about an hour on a CPU). Everything is written to outputs/bench/<time>.json as well.
+`--long` adds the loss benchmark (about an hour on a CPU). `--peers` is an interpreter with the peers of
+ranking (scripts/bench/ranking.py says how it is made). Everything is written to outputs/bench/<time>.json as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import determinism
 import judging
 import loader
 import loss
+import ranking
 import retrieval
 import retrieval_step
 import scoring
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--peers", metavar="PYTHON")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     rows: list[Row] = []
@@ -107,6 +110,9 @@ def main() -> None:
     if scoring.possible():
         found["scoring"] = scoring.measure(100, arguments.threads, "small")
         rows.append(scoring.row(found["scoring"]))
+    if ranking.possible():
+        found["ranking"] = ranking.measure(arguments.peers, arguments.rounds)
+        rows.append(ranking.row(found["ranking"]))
     if arguments.long:
         found["loss"] = loss.measure(loss.POINTS, [1, 2, 3], [])
         loss.show(found["loss"])
