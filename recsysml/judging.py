@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsysml import catalogue, job
 from recsysml import config as configs
+from recsysml import job
 from recsysml.errors import ConfigError
 from recsysml.files import conf_dir
 from recsysml.launch import Command, begin, do, outputs, start
@@ -122,9 +122,7 @@ def with_tasks(command: Command, trust: bool) -> list[str]:
 def check_tasks(asked: RunConfig) -> None:
     """Raise ConfigError or DataError for tasks that cannot be run, and for what has no meaning without tasks."""
     kind = asked.eval.kind
-    if asked.tasks and kind == "contamination":
-        catalogue.check_tasks(asked.tasks, asked.eval.task_folder)
-    elif asked.tasks and kind == "lm_harness":
+    if asked.tasks and kind in ("lm_harness", "contamination"):
         job.check_tasks(asked.tasks, asked.eval.task_folder, trust=asked.eval.trust)
     elif asked.tasks:
         raise ConfigError(f"eval={kind}: it runs no tasks; leave it out, and tasks=... chooses lm_harness.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from recsysml.data import task_files
 from recsysml.data.questions import read_rows
-from recsysml.errors import ConfigError, DataError
+from recsysml.errors import DataError
 from recsysml.files import data_dir
 
 # what is about a question and no part of it
@@ -27,22 +27,21 @@ def find(task: str, name: str) -> Path:
 
 
 def files_of_task(name: str, task_folder: str | None = None, *, trust: bool = False) -> list[Path]:
-    """The local files whose rows are the questions that a task asks, in its order (not those of `heldout`).
+    """The local files of JSON lines whose rows are the questions that a task asks, in its order.
 
-    Raises ConfigError or DataError for a task whose questions are not rows of local files.
+    Empty for what only lm_eval can make questions of: tasks of its catalogue, tables, rows that code prepares; and for
+    `heldout`. Raises DataError for files that are not there.
     """
     file = task_files.index(task_folder, trust=trust, wanted=[name]).get(name)
-    located = task_files.locate(name, file) if file is not None else None
-    if file is None or located is None:
-        why = "they come from the Hugging Face hub"
-    elif file.content.get("dataset_path") != "json" or "process_docs" in file.content:
-        why = "they are made by code or from a table"
-    else:
-        return located.asked
-    raise ConfigError(
-        f"tasks={name}: its questions are not the rows of a local file ({why}); give them as JSON lines:"
-        f" eval.questions={name}:FILE.jsonl"
-    )
+    if file is None or (name == "heldout" and file.own):
+        return []
+    try:
+        located = task_files.locate(name, file)
+    except task_files.Missing as missing:
+        task_files.check_hub_instead(name, file, missing)
+        return []
+    plain = file.content.get("dataset_path") == "json" and "process_docs" not in file.content
+    return located.asked if located is not None and plain else []
 
 
 def read_questions(*paths: Path) -> list[tuple[str, str]]:
@@ -65,6 +64,11 @@ def read_questions(*paths: Path) -> list[tuple[str, str]]:
     own = [str(row["id"]) for row in rows if isinstance(row.get("id"), str | int)]
     ids = own if len(set(own)) == len(rows) else [str(i) for i in range(len(rows))]
     return list(zip(ids, texts, strict=True))
+
+
+def of_documents(documents: Iterable[Any]) -> list[tuple[str, str]]:
+    """(number from 0, text) of each question as lm_eval has it; the text as `read_questions` takes it from a row."""
+    return [(str(number), "\n".join(_strings(document))) for number, document in enumerate(documents)]
 
 
 def _strings(value: Any, name: str = "") -> Iterator[str]:

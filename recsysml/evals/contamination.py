@@ -7,6 +7,7 @@ is clean proves nothing about text that was reworded.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
@@ -24,7 +25,7 @@ from recsysml.data.progress import progress
 from recsysml.data.token_data import TokenData, text_pieces
 from recsysml.errors import ConfigError
 from recsysml.examples import read_examples
-from recsysml.files import sha256, write_atomic
+from recsysml.files import write_atomic
 from recsysml.metrics.comparison import unpaired_z
 from recsysml.runs import read_json, read_results
 from recsysml.schemas.run import RunConfig
@@ -49,14 +50,11 @@ def check(config: RunConfig) -> None:
 
 
 def _files(config: RunConfig) -> dict[str, list[Path]]:
-    """Task -> files of its questions; none yet for `heldout`, which is made from the text. Raises as `check`."""
+    """Task -> files of its questions; none where they are not rows of files. Raises as `check`."""
     settings = config.eval
     files: dict[str, list[Path]] = {}
     for task in config.tasks:
-        own = (
-            task == "heldout" and task_files.index(settings.task_folder, trust=settings.trust, wanted=[task])[task].own
-        )
-        files[task] = [] if own else question_texts.files_of_task(task, settings.task_folder, trust=settings.trust)
+        files[task] = question_texts.files_of_task(task, settings.task_folder, trust=settings.trust)
     for task, name in settings.files():
         if task in files:
             raise ConfigError(f"eval.questions: {task} is one of tasks as well; name it once.")
@@ -71,8 +69,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
     scores, entries = _read_scores(Path(settings.scores)) if settings.scores is not None else ({}, {})
     data: TokenData = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     metadata = read_json(checkpoint_dir / "checkpoint.json")
-    files = {task: paths or [heldout.prepare(data)] for task, paths in _files(config).items()}
-    tasks = {task: question_texts.read_questions(*paths) for task, paths in files.items()}
+    tasks = _questions(config, data)
     trained_on = (metadata.get("data") or {}).get("fingerprint")
     if trained_on not in (None, data.fingerprint):
         logger.warning("%s was not trained on this text (data=%s): other splits or files", checkpoint_dir, data.name)
@@ -83,7 +80,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
         split="train",
         ngrams=[settings.ngram, settings.short_ngram],
         words="runs of letters and digits, lower case",
-        questions={task: "+".join(map(sha256, paths)) for task, paths in files.items()},
+        questions={task: hashlib.sha256(json.dumps(asked).encode()).hexdigest() for task, asked in tasks.items()},
     )
     run.save()
     train = data.splits["train"]
@@ -91,6 +88,22 @@ def evaluate_checkpoint(config: RunConfig, checkpoint_dir: Path, run: Any) -> No
         pieces = text_pieces(train, data.tokenizer, BREAK)
         found = overlap(tasks, pieces, (settings.ngram, settings.short_ngram), advance)
     record(run, found, scores, entries)
+
+
+def _questions(config: RunConfig, data: TokenData) -> dict[str, list[tuple[str, str]]]:
+    """Task -> (id, text) of each question; `heldout` is made from the text, and lm_eval knows what no file has."""
+    settings = config.eval
+    files = _files(config)
+    own = task_files.index(settings.task_folder, trust=settings.trust, wanted=list(config.tasks))
+    if "heldout" in config.tasks and own["heldout"].own:
+        files["heldout"] = [heldout.prepare(data)]
+    others = [task for task, paths in files.items() if not paths]
+    tasks = {task: question_texts.read_questions(*paths) for task, paths in files.items() if paths}
+    if others:
+        documents = lazy.resolve("recsysml.evals.lm_harness:documents")
+        asked = documents(others, task_folder=settings.task_folder, trust=settings.trust)
+        tasks |= {task: question_texts.of_documents(rows) for task, rows in asked.items()}
+    return tasks
 
 
 class Found:

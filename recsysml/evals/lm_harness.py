@@ -43,7 +43,6 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is abou
 datasets.disable_progress_bars()
 
 _FEWSHOT_SEED = 1234  # the harness's own
-_BY_CHANCE = ("acc", "acc_norm", "acc_bytes")
 
 
 class LanguageModel(LM):
@@ -183,6 +182,12 @@ def _one_line(
         raise DataError(f"tasks={','.join(names)}: cannot be loaded: {type(error).__name__}: {text}{hint}") from error
 
 
+def documents(names: Sequence[str], *, task_folder: str | None, trust: bool) -> dict[str, list[Any]]:
+    """The questions of each task, those in a group included, as it prepares them. Raises as `load`."""
+    loaded = load(names, task_folder=task_folder, trust=trust)
+    return {name: list(task.eval_docs) for name, task in loaded.tasks.items()}
+
+
 # --- from answers to metrics
 
 
@@ -260,19 +265,10 @@ def collect(name: str, task: Task, limit: int | None = None) -> list[TaskScore]:
         plain = filtered == filters[0] == "none"
         for metric, items in values.items():
             label = f"lm/{name}/{metric}" if plain else f"lm/{name}/{metric},{filtered}"
-            found.append(_score(label, metric, task, items, ids[metric], chance))
+            own = task.aggregation().get(metric, mean)
+            aggregate, higher = None if own is mean else own, bool(task.higher_is_better().get(metric, True))
+            found.append(task_scores.of_metric(label, metric, items, ids[metric], aggregate, higher, chance))
     return found
-
-
-def _score(label: str, metric: str, task: Task, items: list[Any], ids: list[str], chance: float | None) -> TaskScore:
-    if metric in task_scores.RATIOS:
-        return task_scores.of_ratio(label, metric, items, ids)
-    higher = bool(task.higher_is_better().get(metric, True))
-    aggregate = task.aggregation().get(metric, mean)
-    if aggregate is mean:
-        baseline = chance if metric in _BY_CHANCE else None
-        return task_scores.of_mean(label, items, ids, higher=higher, baseline=baseline)
-    return task_scores.of_aggregate(label, metric, items, aggregate, higher=higher)
 
 
 def _bits_of_truth(task: Task, document: Any, requests: list[Instance]) -> dict[str, tuple[float, int]]:

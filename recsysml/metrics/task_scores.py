@@ -13,6 +13,7 @@ from recsysml.metrics.language import ratio
 
 # (log-likelihood, bytes or words) a document; the others are numbers
 RATIOS = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+BY_CHANCE = ("acc", "acc_norm", "acc_bytes")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,24 @@ class TaskScore:
             return None
         stderr = self.stderr or math.sqrt(self.baseline * (1 - self.baseline) / self.n)
         return abs(self.value - self.baseline) <= 2 * stderr
+
+
+def of_metric(
+    name: str,
+    metric: str,
+    items: Sequence[Any],
+    ids: list[str],
+    aggregate: Callable[[Any], Any] | None,
+    higher: bool,
+    chance: float | None,
+) -> TaskScore:
+    """Whichever of the three below `metric` is. aggregate: what makes one number of the items; None is their mean.
+    chance: the accuracy of a guess, the baseline of accuracies."""
+    if metric in RATIOS:
+        return of_ratio(name, metric, items, ids)
+    if aggregate is None:
+        return of_mean(name, items, ids, higher=higher, baseline=chance if metric in BY_CHANCE else None)
+    return of_aggregate(name, metric, items, aggregate, higher=higher)
 
 
 def of_ratio(name: str, metric: str, items: Sequence[tuple[float, int]], ids: list[str]) -> TaskScore:

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from recsysml.data.question_texts import files_of_task, find, read_questions
-from recsysml.errors import ConfigError, DataError
+from recsysml.data.question_texts import files_of_task, find, of_documents, read_questions
+from recsysml.errors import DataError
 from recsysml.files import data_dir
 
 
@@ -78,17 +78,21 @@ def test_the_files_of_a_task_by_its_name(tmp_path, monkeypatch):
     assert files_of_task("mine", str(tmp_path)) == [path]
     (tmp_path / "mine.yaml").write_text(OWN.replace("q.jsonl", "[q.jsonl, q.jsonl]"))
     assert files_of_task("mine", str(tmp_path)) == [path, path]
-    for text, words in (
-        (OWN + "process_docs: !function own.f\n", "made by code"),
-        (OWN.replace("json\n", "csv\n"), "from a table"),
-        ("task: mine\ndataset_path: some/where\n", "come from the Hugging Face hub"),
+    for text in (
+        OWN + "process_docs: !function own.f\n",  # made by code
+        OWN.replace("json\n", "csv\n"),  # rows of a table
+        "task: mine\ndataset_path: some/where\n",  # the hub's
     ):
         (tmp_path / "mine.yaml").write_text(text)
-        with pytest.raises(ConfigError, match=words) as caught:
-            files_of_task("mine", str(tmp_path), trust=True)
-        assert "eval.questions=mine:FILE.jsonl" in str(caught.value)
-    with pytest.raises(ConfigError, match="come from the Hugging Face hub"):
-        files_of_task("winogrande")
+        assert files_of_task("mine", str(tmp_path), trust=True) == []
+    assert files_of_task("winogrande") == files_of_task("heldout") == []
+    with pytest.raises(DataError, match="set RECSYSML_DATA to the folder that holds piqa"):
+        files_of_task("piqa")
+
+
+def test_what_lm_eval_has_is_read_as_rows_are():
+    rows = [{"id": "x", "q": "a", "choices": {"text": ["b", "c"], "label": ["A", "B"]}, "n": 3}, {"q": "d"}]
+    assert of_documents(rows) == [("0", "a\nb\nc"), ("1", "d")]
 
 
 def test_files_lie_in_the_working_directory_or_the_data_folder(tmp_path, monkeypatch):

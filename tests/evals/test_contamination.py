@@ -134,7 +134,7 @@ def test_mistakes_cost_nothing(trained, own_outputs, capsys, monkeypatch):
     for words, said in (
         (["eval", "eval=contamination"], "name tasks, such as tasks=arc_easy,piqa, or files"),
         (["eval", "eval=contamination", "tasks=arc_esy"], "Did you mean: arc_easy?"),
-        (["eval", "eval=contamination", "tasks=winogrande"], "eval.questions=winogrande:FILE.jsonl"),
+        (["eval", "eval=contamination", "tasks=winogrande"], "the Hugging Face hub cannot be reached"),
         (["eval", "eval=contamination", "tasks=piqa"], "set RECSYSML_DATA to the folder that holds piqa/"),
         (["eval", "eval=contamination", "tasks=heldout", "eval.questions=heldout:asked.jsonl"], "name it once"),
         (["eval", "eval=contamination", "tasks=heldout", "eval.scores=gone", "limit=3"], "eval that eval.scores names"),
@@ -186,6 +186,36 @@ def test_tasks_by_name_are_asked_and_their_scores_split(tmp_path, own_outputs, m
     metrics = read_results(newest / "results.json")["metrics"]
     assert metrics["contamination/piqa/touched@13"]["n"] == 12
     assert metrics["contamination/piqa/acc_clean@13"]["n"] == 3
+
+
+TABLE = """
+task: mine
+dataset_path: csv
+dataset_kwargs: {data_files: {test: mine.csv}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{asked}}"
+doc_to_choice: ["this", "that"]
+doc_to_target: 0
+"""
+
+
+def test_questions_that_only_lm_eval_can_read_are_looked_for_too(tmp_path, own_outputs, monkeypatch):
+    """Rows of a table: 1, 4, 7 and 10 stand in the text."""
+    rng = np.random.default_rng(7)
+    asked = [question(rng) for _ in range(12)]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text(TABLE)
+    (tmp_path / "own" / "mine.csv").write_text("asked\n" + "\n".join(asked) + "\n")
+    (tmp_path / "book.txt").write_text("\n".join([*asked[1::3], *(question(rng, 200) for _ in range(30))]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY]) == 0
+    words = ["eval", "eval=contamination", "checkpoint=last", "tasks=mine", "eval.task_folder=own", "device=cpu"]
+    assert main([*words, "tracker.mode=disabled"]) == 0
+    found = max((own_outputs / "eval").iterdir(), key=lambda path: path.stat().st_mtime)
+    ids, marks = read_examples(found / "examples.parquet")["contamination/mine/touched@13"]
+    assert {name for name, mark in zip(ids, marks, strict=True) if mark} == {"1", "4", "7", "10"}
+    assert read_results(found / "results.json")["metrics"]["contamination/mine/acc_touched@13"]["n"] == 4
 
 
 def test_a_question_file_names_its_task():
