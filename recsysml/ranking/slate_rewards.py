@@ -34,6 +34,7 @@ def cross_fit(
     rewards: dict[str, float],
     *,
     hidden: Sequence[int],
+    dropout: float,
     steps: int,
     folds: int,
     places: str,
@@ -57,13 +58,14 @@ def cross_fit(
     if share < 1:
         drawn = np.random.default_rng([seed, 8]).random(len(log)) < share
         learnt = learnt[drawn[shown.rows[learnt]]]
-    config = PolicyRankerConfig(hidden=list(hidden))
+    config = PolicyRankerConfig(hidden=list(hidden), dropout=dropout)
     with torch.random.fork_rng(), progress("fitting reward models", folds * (steps + len(log) // _BATCH)) as advance:
         for each in range(folds):
             torch.manual_seed(seed + each)
             model = build(config, log, rewards, shown.n_places).to(device)
             own = learnt[fold[shown.rows[learnt]] != each]
             _fit(model, shown, own, steps, seed + each, device, advance)
+            model.eval()
             inside = np.flatnonzero((fold == each) | (fold == -1))
             for part in np.split(inside, range(_BATCH, len(inside), _BATCH)):
                 with torch.no_grad():
@@ -96,6 +98,7 @@ def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: igno
         return nn.functional.binary_cross_entropy_with_logits(logits, actions)
 
     for step in range(steps):
+        model.train()
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 - step / steps)
         optimizer.zero_grad()
@@ -103,6 +106,7 @@ def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: igno
         optimizer.step()
         advance(1)
         if (step + 1) % _LOOK_EVERY == 0 or step + 1 == steps:
+            model.eval()
             with torch.no_grad():
                 missed = float(loss(val))
             if missed < best:

@@ -267,9 +267,11 @@ class PolicyTrainerConfig(_LoopFields):
     supervised_lrs: list[float] = field(default_factory=lambda: [1e-2, 3e-2, 1e-1])
     # what the supervised ranker and the reward model learn from: all places of a slate that were seen, or the top
     places: str = "all"
-    # the reward model: widths of hidden layers, steps, and parts that requests are dealt to (each predicted by others)
-    reward_model_hidden: list[int] = field(default_factory=lambda: [64])
-    reward_model_steps: int = 400
+    # the reward model: widths of hidden layers, share of their units left out at a step, steps, and parts that requests
+    # are dealt to (each predicted by others)
+    reward_model_hidden: list[int] = field(default_factory=lambda: [128])
+    reward_model_dropout: float = 0.5
+    reward_model_steps: int = 1200
     folds: int = 4
     # share of the training requests that the reward model learns from: a small one makes it wrong, to see what then
     reward_model_share: float = 1.0
@@ -287,6 +289,7 @@ class PolicyTrainerConfig(_LoopFields):
         at_least("trainer.folds", self.folds, 2)
         above("trainer.reward_model_share", self.reward_model_share, 0)
         share("trainer.reward_model_share", self.reward_model_share, one=True)
+        share("trainer.reward_model_dropout", self.reward_model_dropout)
         if not self.supervised_lrs:
             raise ConfigError("trainer.supervised_lrs is empty: give one or more learning rates, such as [1e-2].")
         for lr in self.supervised_lrs:

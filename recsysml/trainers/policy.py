@@ -231,8 +231,9 @@ def _earn(
     what is true of a simulated world, which is logged to be looked at and has no say in anything."""
     how = config.trainer
     predicted = cross_fit(
-        log, model.rewards, hidden=how.reward_model_hidden, steps=how.reward_model_steps, folds=how.folds,
-        places=how.places, seed=config.seed, share=how.reward_model_share, device=machine.device,
+        log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
+        steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
+        share=how.reward_model_share, device=machine.device,
     )  # fmt: skip
     anchor = before
     if how.anchor == "logging" and log.logging is not None:
