@@ -96,6 +96,7 @@ def test_a_reward_is_what_its_weights_say(small):
         ({"shown": 99}, "no candidate"),
         ({"actions": np.nan}, "action"),
         ({"pairs": np.inf}, "feature"),
+        ({"logging": 0.5}, "do not sum to 1"),
     ],
 )
 def test_a_log_that_no_policy_made_is_refused(small, change, said):
@@ -191,7 +192,7 @@ def own(path, **more):
 def test_slates_of_a_table_are_its_rows(table):
     log = logged_slates.load_slates(own(table))
     rows = pl.read_csv(table)
-    assert len(log) == 300 and log.propensity_source == LOGGED and log.logging is None
+    assert len(log) == 300 and log.propensity_source == LOGGED
     assert (np.diff(log.times) >= 0).all()
     last = rows.filter(pl.col("request_id") == "r000")  # the newest, as its time is the largest
     column = log.shown[-1]
@@ -201,6 +202,30 @@ def test_slates_of_a_table_are_its_rows(table):
     assert log.mask[-1].sum() == len(last)
     assert log.propensity[-1] == pytest.approx(last.filter(pl.col("shown") == 1)["p"][0])
     assert log.rewards().mean() == pytest.approx(rows["click"].drop_nulls().mean())
+
+
+def test_propensities_in_every_row_are_the_whole_policy(table, caplog):
+    whole = logged_slates.load_slates(own(table))
+    rows = np.arange(len(whole))
+    assert whole.logging is not None and np.allclose(whole.logging.sum(1), 1) and (whole.logging[~whole.mask] == 0).all()
+    assert np.allclose(whole.logging[rows, whole.shown], whole.propensity)
+    last = pl.read_csv(table).filter(pl.col("request_id") == "r000")
+    assert np.allclose(whole.logging[-1, : len(last)], last["p"].to_numpy()) and not caplog.text
+    shown = pl.when(pl.col("shown") == 1).then(pl.col("p"))
+    pl.read_csv(table).with_columns(shown.alias("p")).write_csv(table)
+    part = logged_slates.load_slates(own(table))
+    assert part.logging is None and np.array_equal(part.propensity, whole.propensity) and not caplog.text
+
+
+def test_propensities_that_are_no_policy_are_said_to_be_none(table, caplog):
+    rows = pl.read_csv(table)
+    of_request = pl.when(pl.col("shown") == 1).then(pl.col("p")).max().over("request_id")
+    rows.with_columns(of_request.alias("p")).write_csv(table)  # that of what was shown, said in every row
+    log = logged_slates.load_slates(own(table))
+    assert log.logging is None and "is no policy" in caplog.text and "not 1; only that of what was shown" in caplog.text
+    caplog.clear()
+    rows.with_columns(pl.when(pl.col("shown") == 1).then(1.0).otherwise(0.0).alias("p")).write_csv(table)
+    assert (logged_slates.load_slates(own(table)).propensity == 1).all() and "every p is 1" in caplog.text
 
 
 def test_without_propensities_they_are_estimated_and_said_to_be(table, caplog):
@@ -217,7 +242,11 @@ def test_without_propensities_they_are_estimated_and_said_to_be(table, caplog):
         (pl.lit(0).alias("shown"), "0 items on top"),
         (pl.lit("same").alias("item_id"), "twice"),
         (pl.when(pl.col("request_id") == "r004").then(pl.lit("?")).otherwise(pl.col("x")).alias("x"), "no number"),
-        (pl.lit(0.0).alias("p"), "propensity"),
+        (pl.lit(0.0).alias("p"), r"row \d+: p is '0\.0'; what was shown had a chance"),
+        (pl.lit(-0.2).alias("p"), r"row \d+: p is '-0\.2'; what was shown had a chance"),
+        (pl.lit(1.2).alias("p"), r"row \d+: p is '1\.2'; what was shown had a chance"),
+        (pl.lit(float("nan")).alias("p"), r"row \d+: p is 'NaN', no number"),
+        (pl.lit(None).cast(pl.Float64).alias("p"), r"row \d+: p is None, no number"),
         (pl.lit(2).alias("click"), "neither 0 nor 1"),
         (pl.lit("soon").alias("time"), "neither number nor date"),
         (pl.lit(None).cast(pl.String).alias("request_id"), "no request_id"),
