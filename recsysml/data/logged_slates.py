@@ -196,7 +196,7 @@ def _whole_policy(
         worst = int(off.argmax())
         named = rows[config.request_column][int(np.flatnonzero(request == worst)[0])]
         log.warning(
-            "%s: %s stands in every row and is no policy: that of request %s's candidates sums to %.4g, not 1; only that"
+            "%s: %s stands in every row and is no policy: of request %s's candidates it sums to %.4g, not 1; only that"
             " of what was shown is read",
             *(config.name, name, named, found[worst].sum()),
         )

@@ -207,7 +207,8 @@ def test_slates_of_a_table_are_its_rows(table):
 def test_propensities_in_every_row_are_the_whole_policy(table, caplog):
     whole = logged_slates.load_slates(own(table))
     rows = np.arange(len(whole))
-    assert whole.logging is not None and np.allclose(whole.logging.sum(1), 1) and (whole.logging[~whole.mask] == 0).all()
+    assert whole.logging is not None and np.allclose(whole.logging.sum(1), 1)
+    assert (whole.logging[~whole.mask] == 0).all()
     assert np.allclose(whole.logging[rows, whole.shown], whole.propensity)
     last = pl.read_csv(table).filter(pl.col("request_id") == "r000")
     assert np.allclose(whole.logging[-1, : len(last)], last["p"].to_numpy()) and not caplog.text
