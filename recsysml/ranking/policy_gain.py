@@ -107,15 +107,14 @@ def record_rates(
     run.section(f"policy_rates_{split}", f"What is done with what it shows: {split}", parts, note)
 
 
-def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source: str) -> None:
+def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source: str, doubt: str | None) -> None:
     """Where no truth is known: the doubly robust estimate stands for the value, with the supervised ranker's beside.
 
-    policy, supervised: estimates of metrics.policy. source: of the propensities.
+    policy, supervised: estimates of metrics.policy. source: of the propensities. doubt: why neither is to be believed.
     """
     more: dict[str, Any] = {"estimated_by": "dr", "low": policy.low, "high": policy.high, "propensities": source}
-    doubts = [one.unreliable for one in (policy, supervised) if one.unreliable]
-    if doubts:
-        more["unreliable"] = doubts[0]
+    if doubt:
+        more["unreliable"] = doubt
     run.metric(
         f"{split}/policy/value", policy.value, stderr=policy.stderr, n=len(policy.scores), better="higher",
         baseline=supervised.value, **more,
@@ -124,7 +123,7 @@ def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source:
     logger.info(
         "%s/policy/value %.4f by doubly robust estimation (supervised %.4f; gain %+.4f ± %.4f)%s",
         split, policy.value, supervised.value, gain.mean(), _error(gain),
-        "; not to be believed: " + doubts[0] if doubts else "",
+        "; not to be believed: " + doubt if doubt else "",
     )  # fmt: skip
 
 

@@ -293,8 +293,7 @@ def _judge(
         evals.record(run, split, judged, log)
         if chances is None or true is None:
             first = evals.judge(log, rows, policies["supervised"][rows], reward, expected, config.eval)
-            estimates = judged.estimates["dr"], first.estimates["dr"]
-            policy_gain.record_estimates(run, split, *estimates, log.propensity_source)
+            evals.record_estimated_value(run, split, judged, first, log)
         else:
             own = {name: pi[rows] for name, pi in policies.items()}
             if logged is not None:
