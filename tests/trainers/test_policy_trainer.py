@@ -9,13 +9,15 @@ import torch
 from recsysml import job
 from recsysml.config import compose
 from recsysml.data import world, world_truth
-from recsysml.data.slate_batches import SlateBatches
+from recsysml.data.slate_batches import ShownItems, SlateBatches
+from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.evals import policy as evals
 from recsysml.ranking import slate_rewards
 from recsysml.ranking.policies import build, log_probabilities, open_policy
 from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
 from recsysml.results import Run
+from recsysml.runs import read_json
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
 from recsysml.schemas.trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
@@ -154,6 +156,50 @@ def test_an_anchor_holds_the_policy_back(first, tmp_path):
         lines(trained(tmp_path, start, f"trainer.kl_weight={weight}", "trainer.max_steps=20")) for weight in (0.0, 3.0)
     )
     assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
+
+
+def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path):
+    """With every action of the test turned round the weights are the same, of both rankers."""
+    log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
+    start, stop = log.bounds["test"]
+    turned = {name: getattr(log, name).copy() for name in ("actions", "slate_actions")}
+    for values in turned.values():
+        values[start:stop] = 1 - values[start:stop]
+    words = ["trainer.supervised_lrs=[1e-6,1e-1]", "trainer.max_steps=20", "trainer.kl_weight=0.5"]
+    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=100"]
+    config = job.resolve(compose([*SMALL, *words, *small, "trainer.anchor=logging"]))
+    found = []
+    for each in (log, dataclasses.replace(log, **turned)):
+        run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
+        trainer.train(config, run, each)
+        run.finish("ok")
+        best = read_json(run.path / "supervised" / "best.json")
+        places = run.path / "supervised" / best["folder"] / "checkpoints" / "best", run.path / "checkpoints" / "best"
+        found.append((run, best, [checkpoint.load_weights(place)[0] for place in places]))
+    (run, best, weights), (_, _, others) = found
+    for own, other in zip(weights, others, strict=True):
+        assert all(torch.equal(own[name], other[name]) for name in own)
+    least = {
+        folder.name: min(row["val/loss"] for row in lines(folder) if "val/loss" in row)
+        for folder in (run.path / "supervised").glob("lr-*")
+    }
+    assert len(least) == 2 and best == {"folder": min(least, key=least.__getitem__), "log_loss": min(least.values())}
+    # the weights kept are those of that loss, and where the policy starts; its distance is from the policy that logged
+    model = open_policy(run.path / "supervised" / best["folder"] / "checkpoints" / "best").model
+    shown = ShownItems(log, model.tasks)
+    *features, place, actions = shown.of(shown.within(log.bounds["val"]))
+    with torch.no_grad():
+        logits = model.placed(model(*features)[:, 0], place)
+    missed = torch.nn.functional.binary_cross_entropy_with_logits(logits, actions)
+    assert missed.item() == pytest.approx(best["log_loss"], rel=1e-5)
+    first = next(row for row in lines(run.path) if "train/kl" in row)
+    batch = SlateBatches(log, log.fitted, batch_size=256, seed=config.seed, tasks=model.tasks)[0]
+    pi = model.log_policy(model(*batch[:3]), batch[3]).exp().detach().numpy()
+    gap = np.where(pi > 0, pi * np.log(np.maximum(pi, 1e-30) / np.maximum(log.logging[batch[6]], 1e-12)), 0)
+    assert first["train/kl"] == pytest.approx(gap.sum(1).mean(), rel=1e-3) and first["train/kl"] > 0.01
+    # and what is judged are the weights of the best validation, by what is said to choose them
+    looked = {row["step"]: row["val/policy/clipped_dr"] for row in lines(run.path) if "val/policy/clipped_dr" in row}
+    assert checkpoint.load_weights(run.path / "checkpoints" / "best")[1]["step"] == max(looked, key=looked.__getitem__)
 
 
 def test_the_reward_model_has_not_seen_what_it_predicts():
