@@ -93,7 +93,7 @@ class LoggedSlates:
 
 def split_by_time(n: int, val: float, test: float, name: str) -> dict[str, tuple[int, int]]:
     """The newest shares of n requests in order of time. Raises DataError naming a split that would be empty."""
-    return bounds_by_time(np.arange(n), val, test, name)
+    return bounds_by_time(np.arange(n), val, test, name, "requests")
 
 
 def _check(log: LoggedSlates) -> None:

@@ -214,7 +214,10 @@ def simple_policy(
     mask = log.mask[rows]
     if name == "logging":
         if log.logging is None:
-            raise DataError(f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown.")
+            raise DataError(
+                f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown;"
+                " a policy that is known whole has propensities of all candidates."
+            )
         return log.logging[rows], None
     own = _own_log(name, config)
     truth = None

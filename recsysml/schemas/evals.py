@@ -227,6 +227,8 @@ class PolicyEvalConfig:
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where the data does not have the policy that is asked for. data: a config of slates."""
+        if getattr(data, "split", "time") != "time":
+            raise ConfigError(f"data.split={data.split}: slates are divided by time; use data.split=time.")
         if self.policy == "bts" and data.kind != "open_bandit":
             raise ConfigError("eval.policy=bts: it is a policy of the Open Bandit Dataset; use data=open_bandit.")
         if self.policy == "logging" and getattr(data, "behaviour", None) == "bts":

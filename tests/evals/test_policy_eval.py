@@ -125,6 +125,20 @@ def test_few_effective_requests_and_estimated_propensities_are_said(world, tmp_p
     assert "estimated" in json.loads((run.path / "sections" / "policy_test.json").read_text())["note"]
 
 
+def test_an_estimated_value_is_doubted_where_it_or_its_baseline_is(world, tmp_path):
+    log, rows = world[0], np.arange(300)
+    rarest = np.eye(log.mask.shape[1])[np.where(log.mask, log.logging, np.inf).argmin(axis=1)][rows]
+    expected = np.zeros(rarest.shape)
+    good, bad = (policy.judge(log, rows, pi, log.rewards(), expected, HOW) for pi in (log.logging[rows], rarest))
+    run = Run.create(tmp_path, "eval", "two", argv=[], config={}, overrides=[])
+    for name, first, second in (("own", bad, good), ("baseline", good, bad), ("neither", good, good)):
+        policy.record_estimated_value(run, name, first, second, log)
+        entry = run.record["metrics"][f"{name}/policy/value"]
+        assert (entry["value"], entry["baseline"]) == (first.estimates["dr"].value, second.estimates["dr"].value)
+        assert ("not to be believed" in entry.get("unreliable", "")) == (name != "neither"), name
+    run.finish("ok")
+
+
 @pytest.mark.parametrize(("wrong", "unsupported"), [(1.3, False), (0.8, False), (1.0, True), (1.0, False)])
 def test_weights_that_are_not_1_on_average_are_said_to_be_wrong(world, tmp_path, wrong, unsupported):
     """By propensities that are all too large or too small, or a log that never shows what the policy mostly shows."""
@@ -289,7 +303,9 @@ def test_a_run_on_a_table_of_ones_own_is_judged_again_as_it_was(tmp_path, monkey
                 assert judged[name][key] == pytest.approx(each[key], rel=1e-4), (name, key)
             for found in (each, judged[name]):
                 assert found.get("propensities") == ("estimated" if "policy" in name else None), name
-        assert judged["test/policy/value"]["baseline"] != judged["test/policy/dr"]["baseline"]
+        value, dr = judged["test/policy/value"], judged["test/policy/dr"]
+        assert value["estimated_by"] == "dr" and value["baseline"] != dr["baseline"]
+        assert all(value[key] == dr[key] for key in ("value", "stderr", "low", "high"))
 
 
 def test_train_refuses_a_policy_that_it_would_not_judge(command, capsys):

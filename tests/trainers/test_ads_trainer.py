@@ -7,6 +7,8 @@ import pytest
 
 from recsysml import sections
 from recsysml.cli import main
+from recsysml.schemas.trainers import AdsTrainerConfig
+from recsysml.trainers.ads import ignored
 
 SMALL = ["data.sessions=6000", "device=cpu", "threads=1", "tracker.mode=disabled", "progress=never"]
 SHORT = ["trainer.max_steps=60", "trainer.batch_size=256", "trainer.warmup_steps=5", "trainer.eval_every=20"]
@@ -101,6 +103,15 @@ def test_a_mistake_costs_no_run(own_outputs, capsys):
         assert main(["train", "model=ad_placement", word, *SMALL[1:]]) == 2
         assert said in capsys.readouterr().err
     assert not own_outputs.exists()
+
+
+def test_what_a_method_does_not_read_is_said():
+    def said(method, **change):
+        return ignored(AdsTrainerConfig(**change), method)
+
+    assert not said("bandit", learning="ipw") and not said("reinforce", baseline="mean", max_weight=5.0)
+    assert said("reinforce", learning="ipw") == ["trainer.learning=ipw is not read: model.method=reinforce"]
+    assert len(said("blending", baseline="none", importance_weights=False)) == 2
 
 
 def test_a_log_of_other_actions_is_refused(own_outputs, capsys):

@@ -165,8 +165,12 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     turned = {name: getattr(log, name).copy() for name in ("actions", "slate_actions")}
     for values in turned.values():
         values[start:stop] = 1 - values[start:stop]
-    words = ["trainer.supervised_lrs=[1e-6,1e-1]", "trainer.max_steps=20", "trainer.kl_weight=0.5"]
-    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=100"]
+    words = [
+        "trainer.supervised_lrs=[1e-6,3e-1]",
+        "trainer.max_steps=20",
+        "trainer.kl_weight=0.5",
+    ]
+    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=500"]
     config = job.resolve(compose([*SMALL, *words, *small, "trainer.anchor=logging"]))
     found = []
     for each in (log, dataclasses.replace(log, **turned)):
@@ -185,21 +189,60 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     }
     assert len(least) == 2 and best == {"folder": min(least, key=least.__getitem__), "log_loss": min(least.values())}
     # the weights kept are those of that loss, and where the policy starts; its distance is from the policy that logged
-    model = open_policy(run.path / "supervised" / best["folder"] / "checkpoints" / "best").model
+    kept = run.path / "supervised" / best["folder"] / "checkpoints"
+    assert checkpoint.read_metadata(kept / "best")["step"] < checkpoint.read_metadata(kept / "last")["step"]
+    model = open_policy(kept / "best").model
     shown = ShownItems(log, model.tasks)
     *features, place, actions = shown.of(shown.within(log.bounds["val"]))
     with torch.no_grad():
         logits = model.placed(model(*features)[:, 0], place)
     missed = torch.nn.functional.binary_cross_entropy_with_logits(logits, actions)
     assert missed.item() == pytest.approx(best["log_loss"], rel=1e-5)
+    val = np.arange(*log.bounds["val"])
+    logits = log_probabilities(model, log, val, batch_size=512)[1]
+    missed = (
+        np.logaddexp(0, logits) - logits * log.actions[val][:, [list(log.tasks).index(task) for task in model.tasks]]
+    )
+    assert lines(run.path)[0]["val/loss"] == pytest.approx(missed.mean(), rel=1e-5)
     first = next(row for row in lines(run.path) if "train/kl" in row)
     batch = SlateBatches(log, log.fitted, batch_size=256, seed=config.seed, tasks=model.tasks)[0]
     pi = model.log_policy(model(*batch[:3]), batch[3]).exp().detach().numpy()
     gap = np.where(pi > 0, pi * np.log(np.maximum(pi, 1e-30) / np.maximum(log.logging[batch[6]], 1e-12)), 0)
-    assert first["train/kl"] == pytest.approx(gap.sum(1).mean(), rel=1e-3) and first["train/kl"] > 0.01
+    assert first["train/kl"] == pytest.approx(gap.sum(1).mean(), rel=1e-2) and first["train/kl"] > 0.01
     # and what is judged are the weights of the best validation, by what is said to choose them
     looked = {row["step"]: row["val/policy/clipped_dr"] for row in lines(run.path) if "val/policy/clipped_dr" in row}
-    assert checkpoint.load_weights(run.path / "checkpoints" / "best")[1]["step"] == max(looked, key=looked.__getitem__)
+    step = checkpoint.read_metadata(run.path / "checkpoints" / "best")["step"]
+    assert step == max(looked, key=looked.__getitem__) < 20
+    rows = np.arange(*log.bounds["test"])
+    pi = np.exp(log_probabilities(open_policy(run.path / "checkpoints" / "best").model, log, rows, batch_size=512)[0])
+    true = world_truth.top_rewards(config.data, log.weights)[rows]
+    assert run.record["metrics"]["test/policy/value"]["value"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6)
+
+
+def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog):
+    assert not trainer.ignored(PolicyTrainerConfig())
+    assert not trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, anchor="logging"))
+    assert "trainer.kl_weight=0.1" in trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, policy_loss="none"))[0]
+    assert "trainer.anchor=logging" in trainer.ignored(PolicyTrainerConfig(anchor="logging"))[0]
+    log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
+    same = dataclasses.replace(log, actions=np.zeros_like(log.actions))
+    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=2"]
+    config = job.resolve(compose([*SMALL, *small, "trainer.policy_loss=none", "trainer.anchor=logging"]))
+    for each, said in ((log, False), (same, True)):
+        caplog.clear()
+        run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
+        trainer.train(config, run, each)
+        run.finish("ok")
+        assert ("there is nothing to gain" in caplog.text) == said and "trainer.kl_weight is 0" in caplog.text
+
+
+def test_an_anchor_or_a_split_that_the_data_cannot_have_costs_no_run():
+    bts = ["data=open_bandit", "data.behaviour=bts", "trainer.anchor=logging"]
+    compose([*SMALL[:1], *bts])  # without a weight it is not asked for
+    with pytest.raises(ConfigError, match=r"trainer\.anchor=logging: bts has logged only"):
+        compose([*SMALL[:1], *bts, "trainer.kl_weight=0.1"])
+    with pytest.raises(ConfigError, match=r"use data\.split=time"):
+        compose([*SMALL, "data.split=last_out"])
 
 
 def test_the_reward_model_has_not_seen_what_it_predicts():
