@@ -159,6 +159,18 @@ def test_an_estimated_policy_is_the_planted_one(seed):
         logging_policy.estimate(features[:6], mask[:6], shown[:6])
 
 
+def test_what_was_shown_in_a_request_does_not_move_its_own_propensity():
+    rng = np.random.default_rng(2)
+    features, mask, shown = rng.normal(size=(80, 4, 2)), np.ones((80, 4), bool), rng.integers(0, 4, 80)
+    before = logging_policy.estimate(features, mask, shown, folds=4, seed=3)
+    shown[7] = (shown[7] + 1) % 4
+    after = logging_policy.estimate(features, mask, shown, folds=4, seed=3)
+    fold = np.random.default_rng(3).permutation(80) % 4
+    same = fold == fold[7]
+    np.testing.assert_array_equal(before[same], after[same])
+    assert np.abs(before[~same] - after[~same]).max() > 1e-4
+
+
 # --- slates of one's own
 
 
@@ -268,6 +280,14 @@ def test_a_number_that_is_missing_is_the_mean_of_what_was_learnt_from(table):
     log = logged_slates.load_slates(own(table))
     learnt = log.pairs[slice(*log.fitted), :, 0][log.mask[slice(*log.fitted)]]
     assert log.pairs[-1, 0, 0] == pytest.approx(learnt.mean(), abs=1e-5)
+
+
+def test_a_value_that_training_never_met_has_no_column(table):
+    rows = pl.read_csv(table)
+    new = pl.when(pl.col("request_id") == "r000").then(pl.lit("green")).otherwise(pl.col("colour"))  # the newest
+    rows.with_columns(new.alias("colour")).write_csv(table)
+    log = logged_slates.load_slates(own(table))
+    assert log.pair_names == ["x", "colour=blue", "colour=red"] and (log.pairs[-1, :, 1:] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,8 @@ def test_the_reward_model_has_not_seen_what_it_predicts():
     q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], steps=60, folds=2, places="all", seed=1)
     assert torch.equal(before, torch.get_rng_state())
     rows = np.arange(*log.fitted)
+    ahead = np.arange(rows[-1] + 1, len(log))  # a mean of probabilities, as are those of what is learnt from
+    assert q[ahead][log.mask[ahead]].mean() == pytest.approx(q[rows][log.mask[rows]].mean(), rel=0.1)
     seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
     assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
 
