@@ -56,6 +56,11 @@ def test_the_log_says_what_is_true_within_three_standard_errors(method, seed):
         * (truth.revenue + 1.4 * truth.engagement)[-4000:]
     ).sum(1)
     assert exact == pytest.approx(by_hand.mean())
+    np.testing.assert_array_equal(judged.actions["log"], truth.logging[-4000:])
+    assert (judged.actions["no_ad"][:, 0] == 1).all()
+    assert (judged.actions["most_revenue"].argmax(1) == log.revenue_estimate[-4000:].argmax(1)).all()
+    least = [judged.actions["best"][row] @ judged.reward[row] for row in range(4000)]
+    assert least == pytest.approx(judged.reward.max(1))
     assert set(judged.estimates) == {"ips", "snips"} | ({"dr"} if method == "bandit" else set())
     for name, found in judged.estimates.items():
         assert abs(found.value - exact) < 3 * found.stderr, name

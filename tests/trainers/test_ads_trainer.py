@@ -48,6 +48,24 @@ def test_a_run_is_recorded_and_judged_again(own_outputs):
     judged = values(json.loads((again / "results.json").read_text()))
     assert judged == {name: value for name, value in values(results).items() if name.startswith("test/")}
 
+    turned = []
+    for dial in (0, 1, 4):
+        assert main(["eval", f"checkpoint={path}", f"eval.dial={dial}", *SMALL[1:]]) == 0
+        newest = max((own_outputs / "eval").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+        record = json.loads((newest / "results.json").read_text())
+        assert record["protocol"]["dial"] == dial
+        turned.append(values(record))
+    assert turned[1] == judged
+    for name, sign in (("revenue", -1), ("engagement", 1)):
+        assert (np.diff([sign * each[f"test/policy/{name}"] for each in turned]) > 0).all()
+    # the curve of the report is of the same policies, at every setting of the dial in between
+    points = [point for point in curve if point["curve"] == "this model, its dial turned"]
+    minutes, revenue = (np.array([point[axis] for point in points]) for axis in ("x", "y"))
+    assert (np.diff(minutes) >= 0).all() and (np.diff(revenue) <= 0).all() and len(points) == 9
+    assert (minutes[0], revenue[0]) == pytest.approx(
+        [turned[0][f"test/policy/{name}"] for name in ("engagement", "revenue")]
+    )
+
 
 def test_the_same_config_gives_the_same_numbers(own_outputs):
     first, again, other = (train(own_outputs, "model=ad_placement", f"seed={seed}", *QUICK)[1] for seed in (1, 1, 2))
@@ -99,6 +117,8 @@ def test_a_mistake_costs_no_run(own_outputs, capsys):
         ("trainer.learning=drr", "Did you mean: dr?"),
         ("data=world", "data that fit model=ad_placement: ad_world"),
         ("data.places=5", "3 places at most"),
+        ("eval.dial=2", "belongs to `recsysml eval`"),
+        ("eval.dial=-2", "at least 0"),
     ):
         assert main(["train", "model=ad_placement", word, *SMALL[1:]]) == 2
         assert said in capsys.readouterr().err
@@ -130,5 +150,6 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(own_outputs):
     for name in ("step-00000060", "last"):  # as if it had been killed after step 40
         place = path / "checkpoints" / name
         place.rename(path / "checkpoints" / f"gone-{name}")
+    assert main(["eval", f"checkpoint={path}", "eval.dial=2", *SMALL[1:]]) == 1  # what reinforce cannot
     assert main(["train", "--resume", str(path)]) == 0
     assert values(json.loads((path / "results.json").read_text())) == values(whole)
