@@ -64,6 +64,18 @@ def test_the_truth_is_the_sum_over_the_slate_and_lies_near_the_estimates(world):
         assert abs(one.value - found.truth.value) < 4 * one.stderr, name
 
 
+def test_the_split_and_the_clip_are_those_asked_for(world):
+    log, config, _ = world
+    for split, (start, stop) in log.bounds.items():
+        assert policy.rows_of(log, split).tolist() == list(range(start, stop))
+    assert len(policy.rows_of(log, "all")) == len(log)
+    rows = policy.rows_of(log, "val")
+    found = judged(log, config, None, how=dataclasses.replace(HOW, clip=0.7), rows=rows)
+    pi = 1 / log.mask.sum(axis=1)
+    by_hand = [min(pi[row] / log.propensity[row], 0.7) * log.rewards()[row] for row in rows]
+    assert found.estimates["clipped_ips"].value == pytest.approx(np.mean(by_hand))
+
+
 def test_the_log_of_its_own_policy_is_its_mean(world):
     log, config, known = world
     found = judged(log, config, known, "logging")
