@@ -93,6 +93,7 @@ def record_rates(
             better="lower" if action in ("skip", "leave") else "higher", baseline=means["supervised"],
             baselines={name: means[name] for name in names[2:]},
         )  # fmt: skip
+        run.add_examples(f"{split}/{action}/rate", ids, rates["policy"])  # so that `diff` pairs requests
         gain = rates["policy"] - rates["supervised"]
         rows.append([action, *means.values(), float(gain.mean()), _error(gain)])
     columns = ["action", "trained", *names[1:], "trained - supervised", "its stderr"]

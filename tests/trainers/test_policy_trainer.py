@@ -13,6 +13,7 @@ from recsysml.data.slate_batches import ShownItems, SlateBatches
 from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.evals import policy as evals
+from recsysml.examples import read_examples
 from recsysml.ranking import slate_rewards
 from recsysml.ranking.policies import build, log_probabilities, open_policy
 from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
@@ -68,6 +69,8 @@ def test_it_earns_more_than_the_supervised_ranker_and_says_the_truth(first):
         assert found[f"test/policy/{name}"]["truth"] == pytest.approx(value["value"])
     assert {"test/click/logloss", "test/click/ece"} <= set(found)
     clicked = world_truth.top_rewards(config.data, {"click": 1.0})[rows]
+    rates = read_examples(first / "examples.parquet")["test/click/rate"][1]
+    np.testing.assert_allclose(rates, (pi * clicked).sum(1), rtol=1e-5)
     assert found["test/click/rate"]["value"] == pytest.approx((pi * clicked).sum(1).mean(), rel=1e-6)
     assert found["test/click/rate"]["baselines"]["logging"] == pytest.approx(
         (log.logging[rows] * clicked).sum(1).mean()
