@@ -1,4 +1,4 @@
-"""Logged slates: the world's against its truth, Open Bandit's against its files, one's own against what was planted."""
+"""Logged slates: the world's against its truth, one's own against what was planted."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 import yaml
 
-from recsysml.data import logged_slates, logging_policy, open_bandit, world, world_truth
+from recsysml.data import logged_slates, logging_policy, world, world_truth
 from recsysml.data.slate_batches import ShownBatches, ShownItems, SlateBatches
 from recsysml.data.slates import ESTIMATED, LOGGED
 from recsysml.errors import ConfigError, DataError
-from recsysml.files import conf_dir, data_dir
+from recsysml.files import conf_dir
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.slates import LoggedSlatesConfig, OpenBanditConfig
 
@@ -316,56 +316,3 @@ def test_a_wrong_config_is_one_line(table, settings, said):
 def test_the_yaml_lists_every_field(name, schema):
     content = yaml.safe_load((conf_dir() / "data" / f"{name}.yaml").read_text())
     assert vars(schema(**content)) == content
-
-
-# --- Open Bandit
-
-
-def test_open_bandit_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"obd/random/men"):
-        open_bandit.check(OpenBanditConfig())
-    for change in ({"behaviour": "greedy"}, {"campaign": "cats"}):
-        with pytest.raises(ConfigError, match=next(iter(change))):
-            open_bandit.check(OpenBanditConfig(**change))
-
-
-def planted(folder, propensity="0.5"):
-    """A log of Open Bandit's form, of two items."""
-    place = folder / "obd" / "random" / "men"
-    place.mkdir(parents=True)
-    hashes = {f"user_feature_{number}": ["aaaaaaaa1", "bbbbbbbb2"] * 10 for number in range(4)}
-    columns = {"timestamp": [f"2019-11-24 00:{minute:02}:00+00:00" for minute in range(20)][::-1]}
-    columns |= {"item_id": [0, 1] * 10, "position": [1, 2, 3, 1] * 5, "click": [0, 1, 0, 0] * 5}
-    columns |= {"propensity_score": [propensity] * 20} | hashes
-    columns |= {f"user-item_affinity_{item}": [float(item)] * 20 for item in range(2)}
-    pl.DataFrame(columns).write_csv(place / "men.csv")
-    items = {"item_id": [1, 0], "item_feature_0": [0.5, -0.5]}
-    items |= {f"item_feature_{number}": ["x", "y"] for number in range(1, 4)}
-    pl.DataFrame(items).write_csv(place / "item_context.csv")
-
-
-def test_a_log_of_open_bandits_form_is_read_in_order_of_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    planted(tmp_path)
-    log = open_bandit.load_slates(OpenBanditConfig())
-    assert len(log) == 20 and (np.diff(log.times) == 60).all()
-    assert log.shown.tolist() == [1, 0] * 10 and (log.propensity == 0.5).all() and (log.logging == 0.5).all()
-    assert log.items[:, log.item_names.index("item_feature_0")].tolist() == [-0.5, 0.5]  # by id, not by row
-    assert log.pairs[3, :, 0].tolist() == [0.0, 1.0] and log.rewards().sum() == 5
-    assert len(set(log.users)) == 2
-
-
-@pytest.mark.parametrize("propensity", ["0.0", "1.2", "x"])
-def test_a_propensity_that_cannot_be_is_named(tmp_path, monkeypatch, propensity):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    planted(tmp_path, propensity)
-    with pytest.raises(DataError, match="row 1: propensity_score"):
-        open_bandit.load_slates(OpenBanditConfig())
-
-
-@pytest.mark.skipif(not (data_dir() and (data_dir() / "obd").is_dir()), reason="needs the Open Bandit Dataset")
-def test_the_real_open_bandit_log():
-    log = open_bandit.load_slates(OpenBanditConfig(behaviour="bts", campaign="men"))
-    assert len(log) == 10_000 and log.mask.shape == (10_000, 34) and log.rewards().sum() == 69
-    assert log.logging is None and 1e-6 < log.propensity.min() < 1e-3
