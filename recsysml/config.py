@@ -316,7 +316,7 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if config.eval.family != family:
         fit = fitting("eval", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
-    for part in (model, config.eval):
+    for part in (model, config.trainer, config.eval):
         if hasattr(part, "check_data"):  # what it asks of this very data
             part.check_data(config.data)
 

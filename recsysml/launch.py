@@ -129,6 +129,8 @@ def only_for_train(config: RunConfig) -> None:
         raise ConfigError(f"eval={config.eval.kind} belongs to `recsysml eval`; `train` ends with the model's metrics.")
     if getattr(config.eval, "policy", "model") != "model":
         raise ConfigError(f"eval.policy={config.eval.policy} belongs to `recsysml eval`; `train` judges its own.")
+    if getattr(config.eval, "dial", None) is not None:
+        raise ConfigError(f"eval.dial={config.eval.dial:g} belongs to `recsysml eval`; `train` has model.dial.")
     for key in ("tasks", "limit", "num_fewshot"):
         if getattr(config, key):
             raise ConfigError(f"{key} belongs to `recsysml eval`; `train` ends with the model's own metrics.")

@@ -83,7 +83,9 @@ def summary(folder: Path, jobs: Sequence[Job], argv: Sequence[str], since: str =
                 "error": run.results["run"].get("error") if run else None,
                 "seconds": run.results["run"]["seconds"] if run else None,
                 "metrics": {
-                    name: {key: metrics[name].get(key) for key in ("value", "stderr", "better")} for name in shown
+                    name: {key: metrics[name].get(key) for key in ("value", "stderr", "better")}
+                    | {key: metrics[name][key] for key in ("unreliable",) if metrics[name].get(key)}
+                    for name in shown
                 },
             }
         )
@@ -91,14 +93,18 @@ def summary(folder: Path, jobs: Sequence[Job], argv: Sequence[str], since: str =
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The finished job whose first headline metric is best; None unless all finished jobs have that metric."""
+    """The finished job whose first headline metric is best; None unless all finished jobs have that metric.
+
+    A value that is not to be believed is never the best one.
+    """
     done = [(index, row) for index, row in enumerate(rows) if row["status"] == "ok" and row["metrics"]]
     names = {next(iter(row["metrics"])) for _, row in done}
     if len(names) != 1:
         return None
     name = names.pop()
+    found = [(row["metrics"][name], index) for index, row in done]
     scored = [
-        (row["metrics"][name]["value"], index) for index, row in done if row["metrics"][name]["value"] is not None
+        (entry["value"], index) for entry, index in found if entry["value"] is not None and not entry.get("unreliable")
     ]
     if not scored:
         return None
@@ -134,7 +140,8 @@ def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
         for name in names:
             metric = row["metrics"].get(name) or {}
             value, stderr = metric.get("value"), metric.get("stderr")
-            cells.append("-" if value is None else f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr else ""))
+            doubt = " [yellow]?[/]" if metric.get("unreliable") else ""
+            cells.append("-" if value is None else f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr else "") + doubt)
         status = f"[{colours[row['status']]}]{row['status']}[/]"
         if best and best["job"] == index:
             status += " [bold]best[/]"
@@ -143,6 +150,8 @@ def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
     if not console.is_terminal:
         console.width = 200  # a file has no edge to fold at
     console.print(table)
+    if any(metric.get("unreliable") for row in content["jobs"] for metric in row["metrics"].values()):
+        console.print("? not to be believed: the run's own lines say why; never the best", highlight=False)
     if best:
         console.print(f"best {best['metric']}: {best['value']:.4f}, {escape(best['run'])}", highlight=False)
 

@@ -15,6 +15,7 @@ from recsysml import judging, sweep
 from recsysml.cli import main
 from recsysml.environment import usable_cores
 from recsysml.errors import JobError
+from recsysml.results import Run
 
 SWEEP = ["train", "-m", "tracker.mode=disabled", "trainer.lr=1e-3,2e-3", "seed=1,2"]
 
@@ -255,3 +256,26 @@ def test_best(better: str) -> None:
     assert found["value"] == (3.0 if better == "higher" else 1.0)
     assert sweep.best([row(1.0), row(2.0, name="other")]) is None  # different metrics have no best
     assert sweep.best([row(1.0, "failed")]) is None
+    for place, value in ((found["job"], 2.0), (0, 1.0 if better == "higher" else 3.0)):
+        rows[place]["metrics"]["m"]["unreliable"] = "few effective requests"  # whatever it says, it never wins
+        second = sweep.best(rows)
+        assert second is not None and second["value"] == value
+
+
+def test_what_is_not_to_be_believed_is_marked_in_the_table(
+    told: SimpleNamespace, own_outputs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = Run.metric
+
+    def doubted(self: Run, name: str, value: float, **more: Any) -> None:
+        more |= {"unreliable": "few effective requests"} if self.record["config"]["seed"] == 1 else {}
+        kept(self, name, value, **more)
+
+    monkeypatch.setattr(Run, "metric", doubted)
+    assert main(SWEEP) == 0
+    _, content = record(own_outputs)
+    doubts = ["unreliable" in row["metrics"]["val/bits_per_byte"] for row in content["jobs"]]
+    assert doubts == [True, False] * 2 and content["best"]["job"] in (1, 3)
+    said = capsys.readouterr().out
+    assert said.count(" ?") == 4 and "? not to be believed" in said

@@ -126,10 +126,12 @@ class ImpressionTable:
         return self.sparse[:, list(self.shape.sparse).index(name)]
 
 
-def bounds_by_time(requests: np.ndarray, val: float, test: float, name: str) -> dict[str, tuple[int, int]]:
+def bounds_by_time(
+    requests: np.ndarray, val: float, test: float, name: str, rows: str = "impressions"
+) -> dict[str, tuple[int, int]]:
     """Where train, val and test lie among rows (N,) in order of time: the last shares; no request is cut in two.
 
-    Raises DataError naming a split that would be empty.
+    rows: what they are called. Raises DataError naming a split that would be empty.
     """
     n = len(requests)
     begins = np.flatnonzero(np.concatenate([[True], requests[1:] != requests[:-1]])) if n else np.zeros(0, np.int64)
@@ -142,7 +144,7 @@ def bounds_by_time(requests: np.ndarray, val: float, test: float, name: str) -> 
     found = {split: (edges[i], edges[i + 1]) for i, split in enumerate(SPLITS)}
     for split, (start, stop) in found.items():
         if start == stop:
-            raise DataError(f"{name}: {n} impressions leave {split} empty: give more, or another share")
+            raise DataError(f"{name}: {n} {rows} leave {split} empty: give more, or another share")
     return found
 
 

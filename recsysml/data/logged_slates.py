@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("recsysml")
 
 FORMAT = 1
+# a request's propensities may sum to so much more or less than 1
+_SUM = 1e-3
 
 
 def check(config: LoggedSlatesConfig) -> None:
@@ -81,7 +83,14 @@ def load_slates(config: LoggedSlatesConfig) -> LoggedSlates:
     actions = np.stack([_labels(config, rows, name, path, top) for name in config.labels], axis=1)
     logging_policy = None
     if config.propensity_column:
-        propensity = _numbers(rows[top.tolist()], config.propensity_column, path, at=top)
+        propensity = _propensities(config, rows, path, top)
+        logging_policy = _whole_policy(config, rows, request, column, mask)
+        if (propensity == 1).all() and shape[1] > 1:
+            log.warning(
+                "%s: every %s is 1, of requests with up to %s candidates: such a log says nothing of another policy;"
+                " data.propensity_column=null has them estimated",
+                *(config.name, config.propensity_column, shape[1]),
+            )
     else:
         try:
             logging_policy = estimate(pairs, mask, column[top], folds=config.folds)
@@ -157,6 +166,41 @@ def _requests(config: LoggedSlatesConfig, rows: polars.DataFrame, path: Path) ->
     place = np.empty(len(first), np.int64)
     place[np.argsort(first, kind="stable")] = np.arange(len(first))
     return place[number], first[number]
+
+
+def _propensities(config: LoggedSlatesConfig, rows: polars.DataFrame, path: Path, top: np.ndarray) -> np.ndarray:
+    """(R,) of what was shown. Raises DataError naming the row of one that cannot be."""
+    name = str(config.propensity_column)
+    found = _numbers(rows[top.tolist()], name, path, at=top)
+    if (wrong := ~((found > 0) & (found <= 1))).any():
+        row = int(top[wrong.argmax()])
+        raise DataError(f"{path} row {row + 1}: {name} is {rows[name][row]!r}; what was shown had a chance, at most 1")
+    return found
+
+
+def _whole_policy(
+    config: LoggedSlatesConfig, rows: polars.DataFrame, request: np.ndarray, column: np.ndarray, mask: np.ndarray
+) -> np.ndarray | None:
+    """(R, N) what the policy that logged gave every candidate, where the column says it in all rows; else None."""
+    import polars as pl
+
+    name = str(config.propensity_column)
+    texts = rows[name].str.strip_chars() if rows[name].dtype == pl.String else rows[name]
+    values = texts.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    found = np.zeros(mask.shape)
+    found[request, column] = values
+    off = np.abs(found.sum(axis=1) - 1)
+    if (values >= 0).all() and (off <= _SUM).all():
+        return found / found.sum(axis=1, keepdims=True)
+    if np.isfinite(values).all():
+        worst = int(off.argmax())
+        named = rows[config.request_column][int(np.flatnonzero(request == worst)[0])]
+        log.warning(
+            "%s: %s stands in every row and is no policy: of request %s's candidates it sums to %.4g, not 1; only that"
+            " of what was shown is read",
+            *(config.name, name, named, found[worst].sum()),
+        )
+    return None
 
 
 def _labels(config: LoggedSlatesConfig, rows: polars.DataFrame, name: str, path: Path, top: np.ndarray) -> np.ndarray:

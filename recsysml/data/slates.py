@@ -93,7 +93,7 @@ class LoggedSlates:
 
 def split_by_time(n: int, val: float, test: float, name: str) -> dict[str, tuple[int, int]]:
     """The newest shares of n requests in order of time. Raises DataError naming a split that would be empty."""
-    return bounds_by_time(np.arange(n), val, test, name)
+    return bounds_by_time(np.arange(n), val, test, name, "requests")
 
 
 def _check(log: LoggedSlates) -> None:
@@ -108,6 +108,11 @@ def _check(log: LoggedSlates) -> None:
         "has a feature that is no number": ~np.isfinite(log.contexts).all(axis=1)
         | ~np.isfinite(log.pairs).all(axis=(1, 2)),
     }
+    if log.logging is not None:
+        given = np.where(log.mask, log.logging, 0.0)
+        checks["was shown by probabilities that are negative, or do not sum to 1"] = ~(
+            (given >= 0).all(axis=1) & (np.abs(given.sum(axis=1) - 1) < 1e-4)
+        )
     for what, wrong in checks.items():
         if wrong.any():
             raise DataError(f"{log.name} request {int(wrong.argmax()) + 1} in order of time {what}")

@@ -160,7 +160,7 @@ def record(run: Any, judged: Judged) -> None:
         doubt = {"unreliable": found.unreliable} if found.unreliable else {}
         run.metric(
             f"{split}/policy/{name}", found.value, stderr=found.stderr, n=n, better="higher",
-            effective_sample_size=found.ess, **doubt,
+            low=found.low, high=found.high, ess=found.ess, ess_share=found.ess_share, **doubt,
         )  # fmt: skip
 
 
@@ -232,12 +232,19 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     for key, names in (("features", log.feature_names), ("actions", log.action_names)):
         if described[key] != names:
             raise ConfigError(f"{log.name} has other {key} than what {checkpoint_dir} learnt from: {', '.join(names)}")
-    model = AdPlacement(AdPlacementConfig(**described["config"]), len(log.feature_names), len(log.action_names))
+    built = AdPlacementConfig(**described["config"])
+    if config.eval.dial is not None:
+        if built.method == "reinforce":
+            raise ConfigError(
+                f"eval.dial={config.eval.dial:g}: reinforce has learnt its own for good, model.dial={built.dial:g}"
+            )
+        built.dial = config.eval.dial
+    model = AdPlacement(built, len(log.feature_names), len(log.action_names))
     checkpoint.put_weights(model, tensors, checkpoint_dir)
     model.to(machine.device).eval()
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_model(described["name"], described["kind"], sum(p.numel() for p in model.parameters()), 0)
-    run.set_protocol(**protocol(config.model))
+    run.set_protocol(**protocol(built))
     run.set_environment(machine.describe())
     judged = judge(model, log, open_truth(config.data), config.eval.split)
     record(run, judged)

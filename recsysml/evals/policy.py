@@ -19,6 +19,7 @@ from recsysml.engine import device
 from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
 from recsysml.metrics.policy import Estimate
+from recsysml.models.policy_ranker import checkpoint_folder
 from recsysml.ranking import policy_gain
 from recsysml.ranking.policies import Opened, aligned, log_probabilities, open_policy
 from recsysml.ranking.reward_model import cross_fit
@@ -30,6 +31,8 @@ NOTE = (
     "Bars are 95% intervals, the line is the truth where it is known. An estimate of fewer effective requests than"
     f" {metrics.LEAST_ESS:.0%} of the log is not to be believed, whatever its interval."
 )
+# so many standard errors a mean weight may be off 1
+_OFF = 4
 _TRUTHS = {
     "enumerated": "the policy's true value, by enumeration",
     "own log": "the mean reward in the policy's own log",
@@ -54,8 +57,19 @@ class Judged:
     rows: np.ndarray
     estimates: dict[str, Estimate]
     logged: Estimate  # the mean reward of the log itself
-    mean_weight: float  # 1 if the propensities are right and the log shows all that the policy shows
+    weight: Estimate  # the mean weight: 1 if the propensities are right and the log shows all that the policy shows
     truth: Truth | None = None
+
+    def doubt(self, name: str) -> str | None:
+        """Why an estimate is not to be believed, in one line, or None: few effective requests, or wrong weights."""
+        few = self.estimates[name].unreliable
+        error = self.weight.stderr
+        if few or error is None or abs(self.weight.value - 1) <= max(_OFF * error, 0.01):
+            return few
+        return (
+            f"its mean weight is {self.weight.value:.3f} ± {error:.3f}, not 1: the propensities are wrong, or the log"
+            " never shows some of what the policy shows"
+        )
 
 
 def rewards_expected(log: LoggedSlates, rows: np.ndarray, reward: np.ndarray, how: Any, seed: int = 0) -> np.ndarray:
@@ -78,8 +92,8 @@ def judge(
     mask, shown, propensity = log.mask[rows], log.shown[rows], log.propensity[rows]
     found = metrics.estimate(policy, mask, shown, propensity, reward[rows], expected, clip=how.clip)
     weights = policy[np.arange(len(rows)), shown] / propensity
-    logged = metrics.ips(np.ones(len(rows)), reward[rows])
-    return Judged(rows, found, logged, float(weights.mean()), truth)
+    one = np.ones(len(rows))
+    return Judged(rows, found, metrics.ips(one, reward[rows]), metrics.ips(weights, one), truth)
 
 
 def enumerated(policy: np.ndarray, mask: np.ndarray, logging: np.ndarray | None, rewards: np.ndarray) -> Truth:
@@ -110,8 +124,8 @@ def record(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
         run.add_examples(f"{split}/policy/value", ids, truth.each)
     for name, one in judged.estimates.items():
         more: dict[str, Any] = {"low": one.low, "high": one.high, "ess": one.ess, "ess_share": one.ess_share}
-        if one.unreliable:
-            more["unreliable"] = one.unreliable
+        if doubt := judged.doubt(name):
+            more["unreliable"] = doubt
         if log.propensity_source == ESTIMATED:
             more["propensities"] = ESTIMATED
         if truth is not None:
@@ -136,7 +150,7 @@ def section(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
     rows, bars = [], []
     for name, one in judged.estimates.items():
         row: list[Any] = [name, one.value, one.low, one.high, one.ess, one.ess_share]
-        row.append("not to be believed: few effective requests" if one.unreliable else "")
+        row.append(f"not to be believed: {judged.doubt(name)}" if judged.doubt(name) else "")
         if truth is not None:
             row.insert(4, (one.value - truth.value) / one.stderr if one.stderr else None)
         rows.append(row)
@@ -144,7 +158,7 @@ def section(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
         bars.append({"label": name, "value": one.value, "low": one.low, "high": one.high, "baseline": line})
     known: list[list[Any]] = [
         ["the log's own policy (mean reward)", judged.logged.value, judged.logged.stderr],
-        ["mean weight (1 where the propensities are right)", judged.mean_weight, None],
+        ["mean weight (1 where the propensities are right)", judged.weight.value, judged.weight.stderr],
     ]
     if truth is not None:
         known.insert(0, [_TRUTHS[truth.source], truth.value, truth.stderr])
@@ -165,13 +179,13 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
     first = judged.estimates["ips"]
     lines = [
         f"{split}, {len(judged.rows):,} requests: the log earned {judged.logged.value:.4f} each; effective sample size"
-        f" {first.ess:,.1f} ({first.ess_share:.2%}), mean weight {judged.mean_weight:.3f}"
+        f" {first.ess:,.1f} ({first.ess_share:.2%}), mean weight {judged.weight.value:.3f}"
     ]
     if judged.truth is not None:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
         lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
-    if first.unreliable:
-        lines.append(f"{split}: no estimate is to be believed: {first.unreliable}")
+    if doubt := judged.doubt("ips"):
+        lines.append(f"{split}: no estimate is to be believed: {doubt}")
     if log.propensity_source == ESTIMATED:
         lines.append(f"{split}: the propensities are estimated, and so is every result")
     return lines
@@ -200,7 +214,10 @@ def simple_policy(
     mask = log.mask[rows]
     if name == "logging":
         if log.logging is None:
-            raise DataError(f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown.")
+            raise DataError(
+                f"eval.policy=logging: {log.name} has logged only the probabilities of what was shown;"
+                " a policy that is known whole has propensities of all candidates."
+            )
         return log.logging[rows], None
     own = _own_log(name, config)
     truth = None
@@ -259,17 +276,18 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     how = config.eval
     log = load(config.data)
     rows = rows_of(log, how.split)
-    before = None
+    model, before = None, None
     if how.policy == "model":
         machine = device.prepare(
             device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True
         )
         opened = open_policy(checkpoint_dir, machine.device)
         weights = opened.model.rewards
-        policy, truth = _probabilities(opened, log, rows, how, machine), None
+        model, truth = _outputs(opened, log, rows, how, machine), None
+        policy = np.exp(model[0])
         supervised = supervised_folder(checkpoint_dir)
         if supervised is not None:
-            before = _probabilities(open_policy(supervised, machine.device), log, rows, how, machine)
+            before = _outputs(open_policy(supervised, machine.device), log, rows, how, machine)
         run.set_model(opened.name, "policy_ranker", opened.parameters, 0)
         run.set_environment(machine.describe())
     else:
@@ -289,30 +307,47 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     except ValueError as error:
         raise DataError(f"{log.name}, {how.split}: {error}") from error
     record(run, how.split, judged, log)
-    if before is not None and chances is not None and known is not None:
-        # its value is the baseline, as in the run that trained both
-        mask = log.mask[rows]
-        policies = {"policy": policy, "supervised": before, "uniform": mask / mask.sum(axis=1, keepdims=True)}
+    if model is None or before is None:
+        return
+    # as in the run that trained both: the supervised ranker is the baseline
+    policies = {"policy": policy, "supervised": np.exp(before[0])}
+    if chances is None or known is None:
+        first = judge(log, rows, policies["supervised"], reward, expected, how)
+        record_estimated_value(run, how.split, judged, first, log)
+    else:
+        mask, ids = log.mask[rows], [str(row) for row in rows]
+        policies["uniform"] = mask / mask.sum(axis=1, keepdims=True)
         if log.logging is not None:
             policies["logging"] = log.logging[rows]
-        ids = [str(row) for row in rows]
         policy_gain.record_values(run, how.split, policies, known, mask, ids)
         policy_gain.record_rates(run, how.split, policies, {name: p[rows] for name, p in chances.items()}, ids)
+    columns = [list(log.tasks).index(task) for task in weights]
+    logits = {"policy": model[1], "supervised": before[1]}
+    policy_gain.record_calibration(run, how.split, list(weights), logits, log.actions[rows][:, columns])
+
+
+def record_estimated_value(run: Any, split: str, policy: Judged, supervised: Judged, log: LoggedSlates) -> None:
+    """Where no truth is known: the doubly robust estimate is the value, that of the supervised ranker its baseline."""
+    doubts = [each for each in (policy.doubt("dr"), supervised.doubt("dr")) if each]
+    estimates = policy.estimates["dr"], supervised.estimates["dr"]
+    policy_gain.record_estimates(run, split, *estimates, log.propensity_source, doubts[0] if doubts else None)
 
 
 def supervised_folder(checkpoint_dir: Path) -> Path | None:
-    """The checkpoint of the supervised ranker that a run trained its policy from; None where it trained none."""
-    folder = checkpoint_dir.resolve().parent.parent / "supervised"
-    if not (folder / "best.json").is_file():
+    """The checkpoint of the supervised ranker that a run trained its policy from, or of the run that it started from;
+    None where neither is there."""
+    run = checkpoint_dir.resolve().parent.parent
+    if (run / "supervised" / "best.json").is_file():
+        return run / "supervised" / read_json(run / "supervised" / "best.json")["folder"] / "checkpoints" / "best"
+    if not (run / "results.json").is_file():
         return None
-    return folder / read_json(folder / "best.json")["folder"] / "checkpoints" / "best"
+    start = read_json(run / "results.json")["config"].get("model", {}).get("init_from")
+    return checkpoint_folder(start) if start else None
 
 
-def _probabilities(
+def _outputs(
     opened: Opened, log: LoggedSlates, rows: np.ndarray, how: Any, machine: device.Machine
-) -> np.ndarray:
-    """(B, N) of a model."""
-    found, _ = log_probabilities(
-        opened.model, aligned(log, opened.names), rows, batch_size=how.batch_size, device=machine.device
-    )
-    return np.exp(found)
+) -> tuple[np.ndarray, np.ndarray]:
+    """A model's (B, N) log probabilities of the candidates, and (B, T) logits of the item on top."""
+    own = aligned(log, opened.names)
+    return log_probabilities(opened.model, own, rows, batch_size=how.batch_size, device=machine.device)

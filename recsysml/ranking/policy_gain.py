@@ -93,6 +93,7 @@ def record_rates(
             better="lower" if action in ("skip", "leave") else "higher", baseline=means["supervised"],
             baselines={name: means[name] for name in names[2:]},
         )  # fmt: skip
+        run.add_examples(f"{split}/{action}/rate", ids, rates["policy"])  # so that `diff` pairs requests
         gain = rates["policy"] - rates["supervised"]
         rows.append([action, *means.values(), float(gain.mean()), _error(gain)])
     columns = ["action", "trained", *names[1:], "trained - supervised", "its stderr"]
@@ -107,15 +108,14 @@ def record_rates(
     run.section(f"policy_rates_{split}", f"What is done with what it shows: {split}", parts, note)
 
 
-def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source: str) -> None:
+def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source: str, doubt: str | None) -> None:
     """Where no truth is known: the doubly robust estimate stands for the value, with the supervised ranker's beside.
 
-    policy, supervised: estimates of metrics.policy. source: of the propensities.
+    policy, supervised: estimates of metrics.policy. source: of the propensities. doubt: why neither is to be believed.
     """
     more: dict[str, Any] = {"estimated_by": "dr", "low": policy.low, "high": policy.high, "propensities": source}
-    doubts = [one.unreliable for one in (policy, supervised) if one.unreliable]
-    if doubts:
-        more["unreliable"] = doubts[0]
+    if doubt:
+        more["unreliable"] = doubt
     run.metric(
         f"{split}/policy/value", policy.value, stderr=policy.stderr, n=len(policy.scores), better="higher",
         baseline=supervised.value, **more,
@@ -124,7 +124,7 @@ def record_estimates(run: Any, split: str, policy: Any, supervised: Any, source:
     logger.info(
         "%s/policy/value %.4f by doubly robust estimation (supervised %.4f; gain %+.4f ± %.4f)%s",
         split, policy.value, supervised.value, gain.mean(), _error(gain),
-        "; not to be believed: " + doubts[0] if doubts else "",
+        "; not to be believed: " + doubt if doubt else "",
     )  # fmt: skip
 
 

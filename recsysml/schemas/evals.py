@@ -227,6 +227,8 @@ class PolicyEvalConfig:
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where the data does not have the policy that is asked for. data: a config of slates."""
+        if getattr(data, "split", "time") != "time":
+            raise ConfigError(f"data.split={data.split}: slates are divided by time; use data.split=time.")
         if self.policy == "bts" and data.kind != "open_bandit":
             raise ConfigError("eval.policy=bts: it is a policy of the Open Bandit Dataset; use data=open_bandit.")
         if self.policy == "logging" and getattr(data, "behaviour", None) == "bts":
@@ -248,6 +250,8 @@ class AdsEvalConfig:
     kind: str = "ads"
     # val or test
     split: str = "test"
+    # of `recsysml eval`: the dial at which the policy decides and is judged; null is the one it was trained with
+    dial: float | None = None
     # settings of the dial between which the curve of revenue against engagement is drawn
     dials: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0])
 
@@ -256,6 +260,8 @@ class AdsEvalConfig:
         one_of("eval.split", self.split, ("val", "test"))
         for dial in self.dials:
             at_least("eval.dials", dial, 0)
+        if self.dial is not None:
+            at_least("eval.dial", self.dial, 0)
 
 
 @dataclass

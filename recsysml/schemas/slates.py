@@ -67,7 +67,8 @@ class LoggedSlatesConfig(_SlateFields):
     item_column: str = "item_id"
     # 1 in the row of the item on top, 0 elsewhere
     shown_column: str = "shown"
-    # of showing that item on top, in its own row; null: the policy that logged is estimated, and every result says so
+    # of showing an item on top, in its own row: of what was shown, or of all candidates, which says more of the policy
+    # that logged; null: that policy is estimated, and every result says so
     propensity_column: str | None = None
     # seconds, or dates; null: the requests stand in the order of time
     time_column: str | None = None

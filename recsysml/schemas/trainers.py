@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import above, at_least, one_of, share
@@ -300,6 +300,11 @@ class PolicyTrainerConfig(_LoopFields):
             raise ConfigError(
                 f"trainer.policy_loss={self.policy_loss} looks back at a snapshot: it needs trainer.compile=false."
             )
+
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where the data cannot have the anchor that is asked for. data: a config of slates."""
+        if self.anchor == "logging" and self.kl_weight and getattr(data, "behaviour", None) == "bts":
+            raise ConfigError("trainer.anchor=logging: bts has logged only the probabilities of what was shown.")
 
 
 @dataclass

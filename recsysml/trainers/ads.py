@@ -63,6 +63,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             *(config.model.name, config.model.method, f"{parameters:,}", device.device_name(machine.device)),
             *(f"{log.sizes['train']:,}", log.name, len(log.action_names)),
         )
+        for said in ignored(settings, config.model.method):
+            logger.warning("%s", said)
     rows = learner.prepare()
 
     def evaluate(step: int) -> dict[str, float]:
@@ -100,6 +102,13 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         logger.info("%s", evals.sentence(judged))
     evals.show(run, model, judged, config.eval.dials)
     run.artifact("plots", str(plots.loss_plot(run.path).relative_to(run.path)))
+
+
+def ignored(settings: Any, method: str) -> list[str]:
+    """Settings of a config of the trainer that a method does not read, a sentence each."""
+    names = ("learning",) if method == "reinforce" else ("baseline", "importance_weights", "max_weight")
+    changed = [name for name in names if getattr(settings, name) != getattr(type(settings)(), name)]
+    return [f"trainer.{name}={getattr(settings, name)} is not read: model.method={method}" for name in changed]
 
 
 def metadata(config: Any, log: AdLog) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from recsysml.engine import checkpoint, device, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted, Task, fit
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, DataError
 from recsysml.evals import policy as evals
 from recsysml.files import write_json
 from recsysml.models.policy_ranker import PolicyRanker, checkpoint_folder
@@ -57,7 +57,10 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
     how = config.trainer
     rewards = config.model.rewards(config.data)
     if how.anchor == "logging" and how.kl_weight and log.logging is None:
-        raise ConfigError(f"trainer.anchor=logging: {log.name} has logged only the probabilities of what was shown.")
+        raise DataError(
+            f"trainer.anchor=logging: {log.name} has logged only the probabilities of what was shown; use"
+            " trainer.anchor=supervised, or propensities of all candidates."
+        )
     seeds.seed_everything(config.seed)
     path = Path(world.share(str(run.path) if world.main else ""))
     folder = path / "checkpoints"
@@ -85,6 +88,10 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
             *(f"{log.fitted[1] - log.fitted[0]:,}", log.name, log.mask.shape[1]),
             " + ".join(f"{weight:g} {task}" for task, weight in rewards.items()),
         )
+        for said in ignored(how):
+            logger.warning("%s", said)
+        if np.ptp(log.rewards(rewards)[slice(*log.fitted)]) == 0:
+            logger.warning("all requests of %s to learn from have the same reward: there is nothing to gain", log.name)
     supervised = path / "supervised"
     if opened is None and not (supervised / "best.json").is_file():
         _supervise(config, model, log, shown, supervised, machine, world)
@@ -115,6 +122,16 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
     run.artifact("checkpoint", f"checkpoints/{chosen}")
     if fitted is not None:
         _report(run, fitted, chosen)
+
+
+def ignored(how: Any) -> list[str]:
+    """Settings of a config of the trainer that others make idle, a sentence each."""
+    found = []
+    if how.policy_loss == "none" and how.kl_weight:
+        found.append(f"trainer.kl_weight={how.kl_weight:g} is not read: trainer.policy_loss=none trains no policy")
+    if how.anchor == "logging" and not how.kl_weight:
+        found.append("trainer.anchor=logging is not read: trainer.kl_weight is 0")
+    return found
 
 
 def _opened(config: RunConfig, log: LoggedSlates, model: PolicyRanker) -> tuple[LoggedSlates, PolicyRanker]:
@@ -294,8 +311,7 @@ def _judge(
         evals.record(run, split, judged, log)
         if chances is None or true is None:
             first = evals.judge(log, rows, policies["supervised"][rows], reward, expected, config.eval)
-            estimates = judged.estimates["dr"], first.estimates["dr"]
-            policy_gain.record_estimates(run, split, *estimates, log.propensity_source)
+            evals.record_estimated_value(run, split, judged, first, log)
         else:
             own = {name: pi[rows] for name, pi in policies.items()}
             if logged is not None:

@@ -1,4 +1,4 @@
-"""Logged slates: the world's against its truth, Open Bandit's against its files, one's own against what was planted."""
+"""Logged slates: the world's against its truth, one's own against what was planted."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 import yaml
 
-from recsysml.data import logged_slates, logging_policy, open_bandit, world, world_truth
+from recsysml.data import logged_slates, logging_policy, world, world_truth
 from recsysml.data.slate_batches import ShownBatches, ShownItems, SlateBatches
 from recsysml.data.slates import ESTIMATED, LOGGED
 from recsysml.errors import ConfigError, DataError
-from recsysml.files import conf_dir, data_dir
+from recsysml.files import conf_dir
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.slates import LoggedSlatesConfig, OpenBanditConfig
 
@@ -96,6 +96,7 @@ def test_a_reward_is_what_its_weights_say(small):
         ({"shown": 99}, "no candidate"),
         ({"actions": np.nan}, "action"),
         ({"pairs": np.inf}, "feature"),
+        ({"logging": 0.5}, "do not sum to 1"),
     ],
 )
 def test_a_log_that_no_policy_made_is_refused(small, change, said):
@@ -158,6 +159,18 @@ def test_an_estimated_policy_is_the_planted_one(seed):
         logging_policy.estimate(features[:6], mask[:6], shown[:6])
 
 
+def test_what_was_shown_in_a_request_does_not_move_its_own_propensity():
+    rng = np.random.default_rng(2)
+    features, mask, shown = rng.normal(size=(80, 4, 2)), np.ones((80, 4), bool), rng.integers(0, 4, 80)
+    before = logging_policy.estimate(features, mask, shown, folds=4, seed=3)
+    shown[7] = (shown[7] + 1) % 4
+    after = logging_policy.estimate(features, mask, shown, folds=4, seed=3)
+    fold = np.random.default_rng(3).permutation(80) % 4
+    same = fold == fold[7]
+    np.testing.assert_array_equal(before[same], after[same])
+    assert np.abs(before[~same] - after[~same]).max() > 1e-4
+
+
 # --- slates of one's own
 
 
@@ -191,7 +204,7 @@ def own(path, **more):
 def test_slates_of_a_table_are_its_rows(table):
     log = logged_slates.load_slates(own(table))
     rows = pl.read_csv(table)
-    assert len(log) == 300 and log.propensity_source == LOGGED and log.logging is None
+    assert len(log) == 300 and log.propensity_source == LOGGED
     assert (np.diff(log.times) >= 0).all()
     last = rows.filter(pl.col("request_id") == "r000")  # the newest, as its time is the largest
     column = log.shown[-1]
@@ -201,6 +214,31 @@ def test_slates_of_a_table_are_its_rows(table):
     assert log.mask[-1].sum() == len(last)
     assert log.propensity[-1] == pytest.approx(last.filter(pl.col("shown") == 1)["p"][0])
     assert log.rewards().mean() == pytest.approx(rows["click"].drop_nulls().mean())
+
+
+def test_propensities_in_every_row_are_the_whole_policy(table, caplog):
+    whole = logged_slates.load_slates(own(table))
+    rows = np.arange(len(whole))
+    assert whole.logging is not None and np.allclose(whole.logging.sum(1), 1)
+    assert (whole.logging[~whole.mask] == 0).all()
+    assert np.allclose(whole.logging[rows, whole.shown], whole.propensity)
+    last = pl.read_csv(table).filter(pl.col("request_id") == "r000")
+    assert np.allclose(whole.logging[-1, : len(last)], last["p"].to_numpy()) and not caplog.text
+    shown = pl.when(pl.col("shown") == 1).then(pl.col("p"))
+    pl.read_csv(table).with_columns(shown.alias("p")).write_csv(table)
+    part = logged_slates.load_slates(own(table))
+    assert part.logging is None and np.array_equal(part.propensity, whole.propensity) and not caplog.text
+
+
+def test_propensities_that_are_no_policy_are_said_to_be_none(table, caplog):
+    rows = pl.read_csv(table)
+    of_request = pl.when(pl.col("shown") == 1).then(pl.col("p")).max().over("request_id")
+    rows.with_columns(of_request.alias("p")).write_csv(table)  # that of what was shown, said in every row
+    log = logged_slates.load_slates(own(table))
+    assert log.logging is None and "is no policy" in caplog.text and "not 1; only that of what was shown" in caplog.text
+    caplog.clear()
+    rows.with_columns(pl.when(pl.col("shown") == 1).then(1.0).otherwise(0.0).alias("p")).write_csv(table)
+    assert (logged_slates.load_slates(own(table)).propensity == 1).all() and "every p is 1" in caplog.text
 
 
 def test_without_propensities_they_are_estimated_and_said_to_be(table, caplog):
@@ -217,7 +255,11 @@ def test_without_propensities_they_are_estimated_and_said_to_be(table, caplog):
         (pl.lit(0).alias("shown"), "0 items on top"),
         (pl.lit("same").alias("item_id"), "twice"),
         (pl.when(pl.col("request_id") == "r004").then(pl.lit("?")).otherwise(pl.col("x")).alias("x"), "no number"),
-        (pl.lit(0.0).alias("p"), "propensity"),
+        (pl.lit(0.0).alias("p"), r"row \d+: p is '0\.0'; what was shown had a chance"),
+        (pl.lit(-0.2).alias("p"), r"row \d+: p is '-0\.2'; what was shown had a chance"),
+        (pl.lit(1.2).alias("p"), r"row \d+: p is '1\.2'; what was shown had a chance"),
+        (pl.lit(float("nan")).alias("p"), r"row \d+: p is 'NaN', no number"),
+        (pl.lit(None).cast(pl.Float64).alias("p"), r"row \d+: p is None, no number"),
         (pl.lit(2).alias("click"), "neither 0 nor 1"),
         (pl.lit("soon").alias("time"), "neither number nor date"),
         (pl.lit(None).cast(pl.String).alias("request_id"), "no request_id"),
@@ -238,6 +280,14 @@ def test_a_number_that_is_missing_is_the_mean_of_what_was_learnt_from(table):
     log = logged_slates.load_slates(own(table))
     learnt = log.pairs[slice(*log.fitted), :, 0][log.mask[slice(*log.fitted)]]
     assert log.pairs[-1, 0, 0] == pytest.approx(learnt.mean(), abs=1e-5)
+
+
+def test_a_value_that_training_never_met_has_no_column(table):
+    rows = pl.read_csv(table)
+    new = pl.when(pl.col("request_id") == "r000").then(pl.lit("green")).otherwise(pl.col("colour"))  # the newest
+    rows.with_columns(new.alias("colour")).write_csv(table)
+    log = logged_slates.load_slates(own(table))
+    assert log.pair_names == ["x", "colour=blue", "colour=red"] and (log.pairs[-1, :, 1:] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -266,56 +316,3 @@ def test_a_wrong_config_is_one_line(table, settings, said):
 def test_the_yaml_lists_every_field(name, schema):
     content = yaml.safe_load((conf_dir() / "data" / f"{name}.yaml").read_text())
     assert vars(schema(**content)) == content
-
-
-# --- Open Bandit
-
-
-def test_open_bandit_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"obd/random/men"):
-        open_bandit.check(OpenBanditConfig())
-    for change in ({"behaviour": "greedy"}, {"campaign": "cats"}):
-        with pytest.raises(ConfigError, match=next(iter(change))):
-            open_bandit.check(OpenBanditConfig(**change))
-
-
-def planted(folder, propensity="0.5"):
-    """A log of Open Bandit's form, of two items."""
-    place = folder / "obd" / "random" / "men"
-    place.mkdir(parents=True)
-    hashes = {f"user_feature_{number}": ["aaaaaaaa1", "bbbbbbbb2"] * 10 for number in range(4)}
-    columns = {"timestamp": [f"2019-11-24 00:{minute:02}:00+00:00" for minute in range(20)][::-1]}
-    columns |= {"item_id": [0, 1] * 10, "position": [1, 2, 3, 1] * 5, "click": [0, 1, 0, 0] * 5}
-    columns |= {"propensity_score": [propensity] * 20} | hashes
-    columns |= {f"user-item_affinity_{item}": [float(item)] * 20 for item in range(2)}
-    pl.DataFrame(columns).write_csv(place / "men.csv")
-    items = {"item_id": [1, 0], "item_feature_0": [0.5, -0.5]}
-    items |= {f"item_feature_{number}": ["x", "y"] for number in range(1, 4)}
-    pl.DataFrame(items).write_csv(place / "item_context.csv")
-
-
-def test_a_log_of_open_bandits_form_is_read_in_order_of_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    planted(tmp_path)
-    log = open_bandit.load_slates(OpenBanditConfig())
-    assert len(log) == 20 and (np.diff(log.times) == 60).all()
-    assert log.shown.tolist() == [1, 0] * 10 and (log.propensity == 0.5).all() and (log.logging == 0.5).all()
-    assert log.items[:, log.item_names.index("item_feature_0")].tolist() == [-0.5, 0.5]  # by id, not by row
-    assert log.pairs[3, :, 0].tolist() == [0.0, 1.0] and log.rewards().sum() == 5
-    assert len(set(log.users)) == 2
-
-
-@pytest.mark.parametrize("propensity", ["0.0", "1.2", "x"])
-def test_a_propensity_that_cannot_be_is_named(tmp_path, monkeypatch, propensity):
-    monkeypatch.setenv("RECSYSML_DATA", str(tmp_path))
-    planted(tmp_path, propensity)
-    with pytest.raises(DataError, match="row 1: propensity_score"):
-        open_bandit.load_slates(OpenBanditConfig())
-
-
-@pytest.mark.skipif(not (data_dir() and (data_dir() / "obd").is_dir()), reason="needs the Open Bandit Dataset")
-def test_the_real_open_bandit_log():
-    log = open_bandit.load_slates(OpenBanditConfig(behaviour="bts", campaign="men"))
-    assert len(log) == 10_000 and log.mask.shape == (10_000, 34) and log.rewards().sum() == 69
-    assert log.logging is None and 1e-6 < log.propensity.min() < 1e-3

@@ -7,6 +7,7 @@ import torch
 from recsysml.data import ad_world
 from recsysml.evals import ads
 from recsysml.models.ad_placement import AdPlacement
+from recsysml.results import Run
 from recsysml.schemas.data import AdWorldConfig
 from recsysml.schemas.rankers import AdPlacementConfig
 
@@ -41,6 +42,30 @@ def test_the_gap_closed_is_a_ratio_with_the_bootstraps_spread():
     assert np.isnan(ads.gap_closed(log, log, log)[0])
 
 
+def test_of_few_effective_sessions_the_log_is_not_believed(tmp_path):
+    """A policy of one action always, which a log of few sessions took in a few of them."""
+    config = AdWorldConfig(sessions=2000, ads=5, places=3)
+    log, truth = ad_world.load_ads(config), ads.open_truth(config)
+    model = AdPlacement(AdPlacementConfig(), len(log.feature_names), len(log.action_names))
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.zero_()
+        model.network[-1].bias.view(-1, 2)[9, 0] = 5.0
+    judged = ads.judge(model, log, truth, "test")
+    assert (judged.actions["this"][:, 9] == 1).all()
+    run = Run.create(tmp_path, "eval", "ads", argv=[], config={}, overrides=[])
+    ads.record(run, judged)
+    run.finish("ok")
+    weights = (log.actions[-400:] == 9) / log.propensity[-400:]
+    share = weights.sum() ** 2 / (weights**2).sum() / 400
+    assert share < 0.1
+    for name in ("ips", "snips", "dr"):
+        entry = run.record["metrics"][f"test/policy/{name}"]
+        assert "it is not to be believed" in entry["unreliable"] and entry["ess_share"] == pytest.approx(share)
+        assert entry["low"] < entry["value"] < entry["high"]
+    assert "unreliable" not in run.record["metrics"]["test/policy/value"]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("method", ["bandit", "reinforce"])
 def test_the_log_says_what_is_true_within_three_standard_errors(method, seed):
@@ -56,6 +81,11 @@ def test_the_log_says_what_is_true_within_three_standard_errors(method, seed):
         * (truth.revenue + 1.4 * truth.engagement)[-4000:]
     ).sum(1)
     assert exact == pytest.approx(by_hand.mean())
+    np.testing.assert_array_equal(judged.actions["log"], truth.logging[-4000:])
+    assert (judged.actions["no_ad"][:, 0] == 1).all()
+    assert (judged.actions["most_revenue"].argmax(1) == log.revenue_estimate[-4000:].argmax(1)).all()
+    least = [judged.actions["best"][row] @ judged.reward[row] for row in range(4000)]
+    assert least == pytest.approx(judged.reward.max(1))
     assert set(judged.estimates) == {"ips", "snips"} | ({"dr"} if method == "bandit" else set())
     for name, found in judged.estimates.items():
         assert abs(found.value - exact) < 3 * found.stderr, name

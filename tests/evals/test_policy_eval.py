@@ -64,12 +64,24 @@ def test_the_truth_is_the_sum_over_the_slate_and_lies_near_the_estimates(world):
         assert abs(one.value - found.truth.value) < 4 * one.stderr, name
 
 
+def test_the_split_and_the_clip_are_those_asked_for(world):
+    log, config, _ = world
+    for split, (start, stop) in log.bounds.items():
+        assert policy.rows_of(log, split).tolist() == list(range(start, stop))
+    assert len(policy.rows_of(log, "all")) == len(log)
+    rows = policy.rows_of(log, "val")
+    found = judged(log, config, None, how=dataclasses.replace(HOW, clip=0.7), rows=rows)
+    pi = 1 / log.mask.sum(axis=1)
+    by_hand = [min(pi[row] / log.propensity[row], 0.7) * log.rewards()[row] for row in rows]
+    assert found.estimates["clipped_ips"].value == pytest.approx(np.mean(by_hand))
+
+
 def test_the_log_of_its_own_policy_is_its_mean(world):
     log, config, known = world
     found = judged(log, config, known, "logging")
     for name in ("replay", "ips", "clipped_ips", "snips"):
         assert found.estimates[name].value == pytest.approx(log.rewards().mean()), name
-    assert found.mean_weight == pytest.approx(1)
+    assert found.weight.value == pytest.approx(1)
     assert found.truth.value == pytest.approx(found.truth.others["logging"])
     assert abs(found.truth.value - log.rewards().mean()) < 4 * found.logged.stderr
 
@@ -125,6 +137,46 @@ def test_few_effective_requests_and_estimated_propensities_are_said(world, tmp_p
     assert "estimated" in json.loads((run.path / "sections" / "policy_test.json").read_text())["note"]
 
 
+def test_an_estimated_value_is_doubted_where_it_or_its_baseline_is(world, tmp_path):
+    log, rows = world[0], np.arange(300)
+    rarest = np.eye(log.mask.shape[1])[np.where(log.mask, log.logging, np.inf).argmin(axis=1)][rows]
+    expected = np.zeros(rarest.shape)
+    good, bad = (policy.judge(log, rows, pi, log.rewards(), expected, HOW) for pi in (log.logging[rows], rarest))
+    run = Run.create(tmp_path, "eval", "two", argv=[], config={}, overrides=[])
+    for name, first, second in (("own", bad, good), ("baseline", good, bad), ("neither", good, good)):
+        policy.record_estimated_value(run, name, first, second, log)
+        entry = run.record["metrics"][f"{name}/policy/value"]
+        assert (entry["value"], entry["baseline"]) == (first.estimates["dr"].value, second.estimates["dr"].value)
+        assert ("not to be believed" in entry.get("unreliable", "")) == (name != "neither"), name
+    run.finish("ok")
+
+
+@pytest.mark.parametrize(("wrong", "unsupported"), [(1.3, False), (0.8, False), (1.0, True), (1.0, False)])
+def test_weights_that_are_not_1_on_average_are_said_to_be_wrong(world, tmp_path, wrong, unsupported):
+    """By propensities that are all too large or too small, or a log that never shows what the policy mostly shows."""
+    log, rows = world[0], np.arange(len(world[0]))
+    pi = log.mask / log.mask.sum(axis=1, keepdims=True)
+    if unsupported:
+        others = log.mask.copy()
+        others[rows, log.shown] = False
+        pi = 0.5 * pi + 0.5 * others / others.sum(axis=1, keepdims=True)
+    log = dataclasses.replace(log, propensity=np.minimum(log.propensity * wrong, 1.0))
+    found = policy.judge(log, rows, pi, log.rewards(), np.zeros(pi.shape), HOW)
+    weights = [pi[row, log.shown[row]] / log.propensity[row] for row in rows]
+    assert found.weight.value == pytest.approx(np.mean(weights))
+    assert found.weight.stderr == pytest.approx(np.std(weights, ddof=1) / len(rows) ** 0.5)
+    run = Run.create(tmp_path, "eval", "uniform", argv=[], config={}, overrides=[])
+    policy.record(run, "test", found, log)
+    run.finish("ok")
+    metrics = {name: entry for name, entry in run.record["metrics"].items() if name != "test/policy/replay"}
+    said = [entry.get("unreliable", "") for entry in metrics.values()]  # replay keeps a twentieth
+    if wrong == 1.0 and not unsupported:
+        assert not any(said)
+        return
+    assert all("not 1: the propensities are wrong" in one for one in said)
+    assert f"its mean weight is {np.mean(weights):.3f}" in policy.sentences("test", found, log)[-1]
+
+
 def test_shares_by_place_are_those_of_a_count():
     class Log:
         context_names = ("hour", "position=1", "position=2")
@@ -170,7 +222,7 @@ def test_the_random_log_judges_bts(campaign):
         assert one.unreliable is None
         both = np.hypot(one.stderr, found.truth.stderr)
         assert abs(one.value - found.truth.value) < 3 * both, name
-    assert found.mean_weight == pytest.approx(1, abs=0.05)
+    assert found.weight.value == pytest.approx(1, abs=0.05)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -216,6 +268,58 @@ def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command):
         before, now = (results["metrics"][f"test/policy/{name}"] for results in (trained, again))
         assert now["value"] == pytest.approx(before["value"], rel=1e-5), name
         assert now["baseline"] == pytest.approx(before["baseline"], rel=1e-5), name
+
+
+@pytest.fixture
+def table(tmp_path):
+    """200 requests of 4 candidates with their logged propensities."""
+    rng = np.random.default_rng(1)
+    rows = ["request_id,item_id,shown,p,x,click"]
+    for request in range(200):
+        x = rng.normal(size=4)
+        p = np.exp(x) / np.exp(x).sum()
+        top = rng.choice(4, p=p)
+        rows += [f"r{request:03},{i},{int(i == top)},{p[i]},{x[i]},{int(rng.random() < 0.5)}" for i in range(4)]
+    path = tmp_path / "slates.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_a_run_on_a_table_of_ones_own_is_judged_again_as_it_was(tmp_path, monkeypatch, table):
+    """Where no truth is known: value, calibration and baseline too, whether the run has trained the supervised ranker
+    itself or started from another's; and every policy metric says that the propensities are estimated."""
+    from recsysml.cli import main
+
+    monkeypatch.setenv("RECSYSML_OUTPUTS", str(tmp_path))
+    more = ["tracker.mode=disabled", "threads=1", "eval.folds=2"]
+    words = ["data=logged_slates", f"data.path={table}", "data.dense=[x]", "+data.labels.click=binary", *more]
+    short = ["trainer.max_steps=4", "trainer.supervised_steps=60", "trainer.supervised_lrs=[1e-1]", "trainer.folds=2"]
+    short += ["trainer.reward_model_steps=20", "trainer.eval_every=2", "trainer.lr=0.1"]
+
+    def newest(command):
+        path = max(tmp_path.glob(f"{command}/*/results.json"), key=lambda file: file.stat().st_mtime_ns)
+        return path.parent, json.loads(path.read_text())["metrics"]
+
+    assert main(["train", "model=policy_ranker", *words, *short]) == 0
+    first, trained = newest("train")
+    start = next((first / "supervised").glob("lr-*")) / "checkpoints" / "best"
+    assert main(["train", "model=policy_ranker", f"model.init_from={start}", *words, *short]) == 0
+    second, again = newest("train")
+    for run, metrics in ((first, trained), (second, again)):
+        assert main(["eval", f"checkpoint={run}", *more]) == 0
+        _, judged = newest("eval")
+        expected = {name: each for name, each in metrics.items() if name.startswith("test/")}
+        record = json.loads((run / "results.json").read_text())
+        assert record["protocol"]["propensities"] == "estimated"  # so that it never compares with a logged one
+        assert judged.keys() == expected.keys() and {"test/policy/value", "test/click/ece"} <= judged.keys()
+        for name, each in expected.items():
+            for key in ("value", "baseline"):
+                assert judged[name][key] == pytest.approx(each[key], rel=1e-4), (name, key)
+            for found in (each, judged[name]):
+                assert found.get("propensities") == ("estimated" if "policy" in name else None), name
+        value, dr = judged["test/policy/value"], judged["test/policy/dr"]
+        assert value["estimated_by"] == "dr" and value["baseline"] != dr["baseline"]
+        assert all(value[key] == dr[key] for key in ("value", "stderr", "low", "high"))
 
 
 def test_train_refuses_a_policy_that_it_would_not_judge(command, capsys):

@@ -90,13 +90,17 @@ def test_a_better_reward_model_makes_less_noise_and_a_clipped_weight_too(slates)
     assert spread["dr"] < 0.6 * spread["ips"] and spread["clipped"] < 0.9 * spread["ips"]
 
 
-RATIOS = torch.tensor([0.05, 0.5, 0.79, 0.81, 0.95, 1.0, 1.05, 1.19, 1.21, 1.29, 1.31, 2.0, 8.0], dtype=torch.float64)
+# on both sides of every edge: of eps (0.2 and 0.05), of delta beyond it (0.1 and 0.03), of a clip at 1.5
+EDGES = torch.tensor([0.8, 0.95, 1.0, 1.05, 1.08, 1.2, 1.3, 1.5], dtype=torch.float64)
+RATIOS = torch.cat([torch.tensor([0.05, 0.5, 0.9, 1.1, 2.0, 8.0], dtype=torch.float64), EDGES - 1e-7, EDGES + 1e-7])
 
 
 @pytest.mark.parametrize("sign", [1.7, -0.6])
 @pytest.mark.parametrize("kind", ["ips", "clipped", "grpo", "ecpo", "gbpo", "cispo"])
-def test_the_coefficient_is_the_closed_form(kind, sign):
+@pytest.mark.parametrize(("eps", "delta"), [(0.2, 0.1), (0.05, 0.03)])
+def test_the_coefficient_is_the_closed_form(kind, sign, eps, delta):
     """d loss / d log pi(shown) = -c A, where log pi is a number of its own."""
+    settings = {"grpo": {"eps": eps}, "ecpo": {"eps": eps, "delta": delta}, "cispo": {"eps_high": eps}}.get(kind, {})
     for share in (0.02, 0.3, 0.7):
         log_pi = torch.full((len(RATIOS), 2), share, dtype=torch.float64).log()
         log_pi[:, 1] = torch.log1p(-log_pi[:, 0].exp())
@@ -109,10 +113,31 @@ def test_the_coefficient_is_the_closed_form(kind, sign):
             loss = losses.ips(log_pi, shown, share / RATIOS, advantage, clip)
             expected = losses.coefficient("ips", RATIOS, advantage, clip=clip)
         else:
-            loss = getattr(losses, kind)(log_pi, shown, old, advantage)
-            expected = losses.coefficient(kind, RATIOS, advantage, torch.full_like(RATIOS, share))
+            loss = getattr(losses, kind)(log_pi, shown, old, advantage, **settings)
+            own = torch.full_like(RATIOS, share)
+            expected = losses.coefficient(kind, RATIOS, advantage, own, eps=eps, delta=delta)
         found = gradient(loss, log_pi)[:, 0] * len(RATIOS)
         assert torch.allclose(found, -expected * advantage, atol=1e-6), (kind, share)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+@pytest.mark.parametrize("kind", ["snips", "dr"])
+def test_the_terms_of_snips_and_dr_are_their_closed_forms(kind, clip):
+    """Of snips rho / mean rho and the reward less its weighted mean; of dr rho and the residual, beside pi q."""
+    n, generator = len(RATIOS), torch.Generator().manual_seed(4)
+    reward, q = (torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(2))  # of either sign
+    log_pi = torch.full((n, 2), 0.3, dtype=torch.float64).log()
+    log_pi[:, 1] = torch.log1p(-log_pi[:, 0].exp())
+    log_pi.requires_grad_(True)
+    shown, propensity = torch.zeros(n, dtype=torch.long), 0.3 / RATIOS
+    c = RATIOS.clamp(max=clip) if clip else RATIOS
+    if kind == "snips":
+        loss = losses.snips(log_pi, shown, propensity, reward, clip)
+        expected = c / c.mean() * (reward - (c * reward).mean() / c.mean())
+    else:
+        loss = losses.dr(log_pi, shown, propensity, reward, torch.stack([q, 2 * q], dim=1), clip)
+        expected = 0.3 * q + c * (reward - q)
+    assert torch.allclose(gradient(loss, log_pi)[:, 0] * n, -expected)
 
 
 def test_what_the_closed_forms_say_of_the_papers():

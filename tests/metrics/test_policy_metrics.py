@@ -74,6 +74,12 @@ def test_values_are_those_of_explicit_loops(seed):
     rows = np.arange(len(c))
     w, residual = policy[rows, shown] / propensity, reward - guess[c, shown]
     e = (policy * guess[c]).sum(axis=1)
+    root = ope.clipped_ips(w, reward, math.sqrt(150))
+    assert world.judge(c, shown, reward, guess)["clipped_ips"].value == root.value  # what is usual
+    wild = ope.estimate(policy, world.mask[c], shown, propensity / 1e3, reward, guess[c])["clipped_ips"]
+    assert wild.value == pytest.approx(
+        np.mean([min(1e3 * each, math.sqrt(150)) * r for each, r in zip(w, reward, strict=True)])
+    )
     found["dr_os"] = ope.shrunk_dr(w, residual, e, 0.7)
     found["switch_dr"] = ope.switch_dr(w, residual, e, 1.1)
     for name, value in expected.items():

@@ -35,6 +35,18 @@ def test_the_policy_is_the_softmax_of_worth_over_the_slate(inputs, hidden):
     assert torch.allclose(model.log_policy(logits, mask).exp(), odds / odds.sum(1, keepdim=True), atol=1e-6)
 
 
+def test_the_gradient_runs_through_the_task_probabilities(inputs):
+    """d log pi(i) / d logit of candidate j and task t is (1[i = j] - pi_j) w_t p_t (1 - p_t) / temperature."""
+    model = PolicyRanker(PolicyRankerConfig(temperature=0.3), (4, 6, 2), REWARDS)
+    logits = model(*inputs).detach().requires_grad_(True)
+    log_pi = model.log_policy(logits, torch.ones(3, 5, dtype=torch.bool))
+    (found,) = torch.autograd.grad(log_pi[:, 2].sum(), logits)
+    p, pi = logits.detach().sigmoid(), log_pi.detach().exp()
+    chosen = torch.nn.functional.one_hot(torch.tensor([2] * 3), 5) - pi  # (B, N)
+    expected = chosen[..., None] * torch.tensor([0.5, 2.0]) * p * (1 - p) / 0.3
+    assert torch.allclose(found, expected, atol=1e-6) and expected.abs().max() > 0.01
+
+
 @pytest.mark.parametrize("hidden", [[], [7]])
 def test_each_candidate_is_scored_by_itself(inputs, hidden):
     torch.manual_seed(1)

@@ -7,6 +7,8 @@ import pytest
 
 from recsysml import sections
 from recsysml.cli import main
+from recsysml.schemas.trainers import AdsTrainerConfig
+from recsysml.trainers.ads import ignored
 
 SMALL = ["data.sessions=6000", "device=cpu", "threads=1", "tracker.mode=disabled", "progress=never"]
 SHORT = ["trainer.max_steps=60", "trainer.batch_size=256", "trainer.warmup_steps=5", "trainer.eval_every=20"]
@@ -45,6 +47,24 @@ def test_a_run_is_recorded_and_judged_again(own_outputs):
     (again,) = (own_outputs / "eval").iterdir()
     judged = values(json.loads((again / "results.json").read_text()))
     assert judged == {name: value for name, value in values(results).items() if name.startswith("test/")}
+
+    turned = []
+    for dial in (0, 1, 4):
+        assert main(["eval", f"checkpoint={path}", f"eval.dial={dial}", *SMALL[1:]]) == 0
+        newest = max((own_outputs / "eval").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+        record = json.loads((newest / "results.json").read_text())
+        assert record["protocol"]["dial"] == dial
+        turned.append(values(record))
+    assert turned[1] == judged
+    for name, sign in (("revenue", -1), ("engagement", 1)):
+        assert (np.diff([sign * each[f"test/policy/{name}"] for each in turned]) > 0).all()
+    # the curve of the report is of the same policies, at every setting of the dial in between
+    points = [point for point in curve if point["curve"] == "this model, its dial turned"]
+    minutes, revenue = (np.array([point[axis] for point in points]) for axis in ("x", "y"))
+    assert (np.diff(minutes) >= 0).all() and (np.diff(revenue) <= 0).all() and len(points) == 9
+    assert (minutes[0], revenue[0]) == pytest.approx(
+        [turned[0][f"test/policy/{name}"] for name in ("engagement", "revenue")]
+    )
 
 
 def test_the_same_config_gives_the_same_numbers(own_outputs):
@@ -97,10 +117,21 @@ def test_a_mistake_costs_no_run(own_outputs, capsys):
         ("trainer.learning=drr", "Did you mean: dr?"),
         ("data=world", "data that fit model=ad_placement: ad_world"),
         ("data.places=5", "3 places at most"),
+        ("eval.dial=2", "belongs to `recsysml eval`"),
+        ("eval.dial=-2", "at least 0"),
     ):
         assert main(["train", "model=ad_placement", word, *SMALL[1:]]) == 2
         assert said in capsys.readouterr().err
     assert not own_outputs.exists()
+
+
+def test_what_a_method_does_not_read_is_said():
+    def said(method, **change):
+        return ignored(AdsTrainerConfig(**change), method)
+
+    assert not said("bandit", learning="ipw") and not said("reinforce", baseline="mean", max_weight=5.0)
+    assert said("reinforce", learning="ipw") == ["trainer.learning=ipw is not read: model.method=reinforce"]
+    assert len(said("blending", baseline="none", importance_weights=False)) == 2
 
 
 def test_a_log_of_other_actions_is_refused(own_outputs, capsys):
@@ -119,5 +150,6 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(own_outputs):
     for name in ("step-00000060", "last"):  # as if it had been killed after step 40
         place = path / "checkpoints" / name
         place.rename(path / "checkpoints" / f"gone-{name}")
+    assert main(["eval", f"checkpoint={path}", "eval.dial=2", *SMALL[1:]]) == 1  # what reinforce cannot
     assert main(["train", "--resume", str(path)]) == 0
     assert values(json.loads((path / "results.json").read_text())) == values(whole)

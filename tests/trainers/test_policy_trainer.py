@@ -9,13 +9,16 @@ import torch
 from recsysml import job
 from recsysml.config import compose
 from recsysml.data import world, world_truth
-from recsysml.data.slate_batches import SlateBatches
+from recsysml.data.slate_batches import ShownItems, SlateBatches
+from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.evals import policy as evals
+from recsysml.examples import read_examples
 from recsysml.ranking import slate_rewards
 from recsysml.ranking.policies import build, log_probabilities, open_policy
 from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
 from recsysml.results import Run
+from recsysml.runs import read_json
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
 from recsysml.schemas.trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
@@ -66,6 +69,8 @@ def test_it_earns_more_than_the_supervised_ranker_and_says_the_truth(first):
         assert found[f"test/policy/{name}"]["truth"] == pytest.approx(value["value"])
     assert {"test/click/logloss", "test/click/ece"} <= set(found)
     clicked = world_truth.top_rewards(config.data, {"click": 1.0})[rows]
+    rates = read_examples(first / "examples.parquet")["test/click/rate"][1]
+    np.testing.assert_allclose(rates, (pi * clicked).sum(1), rtol=1e-5)
     assert found["test/click/rate"]["value"] == pytest.approx((pi * clicked).sum(1).mean(), rel=1e-6)
     assert found["test/click/rate"]["baselines"]["logging"] == pytest.approx(
         (log.logging[rows] * clicked).sum(1).mean()
@@ -156,6 +161,93 @@ def test_an_anchor_holds_the_policy_back(first, tmp_path):
     assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
 
 
+def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path):
+    """With every action of the test turned round the weights are the same, of both rankers."""
+    log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
+    start, stop = log.bounds["test"]
+    turned = {name: getattr(log, name).copy() for name in ("actions", "slate_actions")}
+    for values in turned.values():
+        values[start:stop] = 1 - values[start:stop]
+    words = [
+        "trainer.supervised_lrs=[1e-6,3e-1]",
+        "trainer.max_steps=20",
+        "trainer.kl_weight=0.5",
+    ]
+    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=500"]
+    config = job.resolve(compose([*SMALL, *words, *small, "trainer.anchor=logging"]))
+    found = []
+    for each in (log, dataclasses.replace(log, **turned)):
+        run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
+        trainer.train(config, run, each)
+        run.finish("ok")
+        best = read_json(run.path / "supervised" / "best.json")
+        places = run.path / "supervised" / best["folder"] / "checkpoints" / "best", run.path / "checkpoints" / "best"
+        found.append((run, best, [checkpoint.load_weights(place)[0] for place in places]))
+    (run, best, weights), (_, _, others) = found
+    for own, other in zip(weights, others, strict=True):
+        assert all(torch.equal(own[name], other[name]) for name in own)
+    least = {
+        folder.name: min(row["val/loss"] for row in lines(folder) if "val/loss" in row)
+        for folder in (run.path / "supervised").glob("lr-*")
+    }
+    assert len(least) == 2 and best == {"folder": min(least, key=least.__getitem__), "log_loss": min(least.values())}
+    # the weights kept are those of that loss, and where the policy starts; its distance is from the policy that logged
+    kept = run.path / "supervised" / best["folder"] / "checkpoints"
+    assert checkpoint.read_metadata(kept / "best")["step"] < checkpoint.read_metadata(kept / "last")["step"]
+    model = open_policy(kept / "best").model
+    shown = ShownItems(log, model.tasks)
+    *features, place, actions = shown.of(shown.within(log.bounds["val"]))
+    with torch.no_grad():
+        logits = model.placed(model(*features)[:, 0], place)
+    missed = torch.nn.functional.binary_cross_entropy_with_logits(logits, actions)
+    assert missed.item() == pytest.approx(best["log_loss"], rel=1e-5)
+    val = np.arange(*log.bounds["val"])
+    logits = log_probabilities(model, log, val, batch_size=512)[1]
+    missed = (
+        np.logaddexp(0, logits) - logits * log.actions[val][:, [list(log.tasks).index(task) for task in model.tasks]]
+    )
+    assert lines(run.path)[0]["val/loss"] == pytest.approx(missed.mean(), rel=1e-5)
+    first = next(row for row in lines(run.path) if "train/kl" in row)
+    batch = SlateBatches(log, log.fitted, batch_size=256, seed=config.seed, tasks=model.tasks)[0]
+    pi = model.log_policy(model(*batch[:3]), batch[3]).exp().detach().numpy()
+    gap = np.where(pi > 0, pi * np.log(np.maximum(pi, 1e-30) / np.maximum(log.logging[batch[6]], 1e-12)), 0)
+    assert first["train/kl"] == pytest.approx(gap.sum(1).mean(), rel=1e-2) and first["train/kl"] > 0.01
+    # and what is judged are the weights of the best validation, by what is said to choose them
+    looked = {row["step"]: row["val/policy/clipped_dr"] for row in lines(run.path) if "val/policy/clipped_dr" in row}
+    step = checkpoint.read_metadata(run.path / "checkpoints" / "best")["step"]
+    assert step == max(looked, key=looked.__getitem__) < 20
+    rows = np.arange(*log.bounds["test"])
+    pi = np.exp(log_probabilities(open_policy(run.path / "checkpoints" / "best").model, log, rows, batch_size=512)[0])
+    true = world_truth.top_rewards(config.data, log.weights)[rows]
+    assert run.record["metrics"]["test/policy/value"]["value"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6)
+
+
+def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog):
+    assert not trainer.ignored(PolicyTrainerConfig())
+    assert not trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, anchor="logging"))
+    assert "trainer.kl_weight=0.1" in trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, policy_loss="none"))[0]
+    assert "trainer.anchor=logging" in trainer.ignored(PolicyTrainerConfig(anchor="logging"))[0]
+    log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
+    same = dataclasses.replace(log, actions=np.zeros_like(log.actions))
+    small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=2"]
+    config = job.resolve(compose([*SMALL, *small, "trainer.policy_loss=none", "trainer.anchor=logging"]))
+    for each, said in ((log, False), (same, True)):
+        caplog.clear()
+        run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
+        trainer.train(config, run, each)
+        run.finish("ok")
+        assert ("there is nothing to gain" in caplog.text) == said and "trainer.kl_weight is 0" in caplog.text
+
+
+def test_an_anchor_or_a_split_that_the_data_cannot_have_costs_no_run():
+    bts = ["data=open_bandit", "data.behaviour=bts", "trainer.anchor=logging"]
+    compose([*SMALL[:1], *bts])  # without a weight it is not asked for
+    with pytest.raises(ConfigError, match=r"trainer\.anchor=logging: bts has logged only"):
+        compose([*SMALL[:1], *bts, "trainer.kl_weight=0.1"])
+    with pytest.raises(ConfigError, match=r"use data\.split=time"):
+        compose([*SMALL, "data.split=last_out"])
+
+
 def test_the_reward_model_has_not_seen_what_it_predicts():
     """With rewards drawn by a coin a model that had seen them would predict them; one that has not cannot."""
     log = world.load_slates(WorldConfig(users=200, items=200, events=6000))
@@ -167,6 +259,8 @@ def test_the_reward_model_has_not_seen_what_it_predicts():
     q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], steps=60, folds=2, places="all", seed=1)
     assert torch.equal(before, torch.get_rng_state())
     rows = np.arange(*log.fitted)
+    ahead = np.arange(rows[-1] + 1, len(log))  # a mean of probabilities, as are those of what is learnt from
+    assert q[ahead][log.mask[ahead]].mean() == pytest.approx(q[rows][log.mask[rows]].mean(), rel=0.1)
     seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
     assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
 
