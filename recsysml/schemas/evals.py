@@ -199,7 +199,7 @@ class PolicyEvalConfig:
     """What a policy would have earned, from another policy's log: eight off-policy estimates with their intervals."""
 
     family: ClassVar[str] = "slates"
-    headline: ClassVar[tuple[str, ...]] = ("test/policy/value", "test/policy/dr")
+    headline: ClassVar[tuple[str, ...]] = ("val/policy/value", "test/policy/value", "test/policy/dr")
 
     kind: str = "policy"
     # val or test; of a policy that has learnt nothing from the log also all
