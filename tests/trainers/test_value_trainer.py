@@ -32,6 +32,13 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
     _, again = run_of(own_outputs, "eval")
     for name in ("test/importance_l1", "test/like/ndcg"):
         assert again["metrics"][name]["value"] == pytest.approx(metrics[name]["value"])
+    capsys.readouterr()
+
+    assert main(["eval", f"checkpoint={path}", "eval=ranking", "tracker.mode=disabled"]) == 2
+    assert "holds a model of kind value_model; this needs kind mtml" in capsys.readouterr().err
+    assert main(["eval", "eval=true_reward", "tracker.mode=disabled"]) == 2  # `last` is one that fits, of which is none
+    assert "no finished or interrupted train run of kind mtml" in capsys.readouterr().err
+    run_of(own_outputs, "eval")  # and neither left a run behind
 
 
 def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, capsys):
@@ -45,6 +52,15 @@ def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, c
     assert main(["train", "model=value_model", "model.expression=p_long_vew / p_leave", *WORLD]) == 2
     assert "Did you mean: p_long_view" in capsys.readouterr().err
     assert len(list((own_outputs / "train").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "eval_"), [("value_model", "ranking"), ("value_model", "true_reward"), ("mtml", "value")]
+)
+def test_an_eval_of_another_model_is_refused_before_anything_is_trained(own_outputs, capsys, model, eval_):
+    assert main(["train", f"model={model}", f"eval={eval_}", *WORLD]) == 2
+    assert f"eval={eval_} does not fit model={model}; evals that fit" in capsys.readouterr().err
+    assert not (own_outputs / "train").exists()
 
 
 def test_a_head_that_counts_what_follows_can_be_a_part_of_the_value(own_outputs):
