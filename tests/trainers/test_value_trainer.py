@@ -2,9 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from recsysml.cli import main
+from recsysml.data.world import load_impressions
+from recsysml.data.world_impressions import read
+from recsysml.data.world_log import open_world
+from recsysml.evals.value import labelled
+from recsysml.schemas.data import WorldConfig
 
 WORLD = ["data=world", "data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
 
@@ -68,4 +74,33 @@ def test_a_head_that_counts_what_follows_can_be_a_part_of_the_value(own_outputs)
     assert main(["train", "model=value_model", *asked, *WORLD]) == 0
     _, results = run_of(own_outputs, "train")
     assert results["metrics"]["test/page/value"]["n"] == 50
-    assert "test/later_items/ndcg" in results["metrics"]
+    assert results["metrics"]["test/later_items/ndcg"]["value"] < 1
+
+
+def test_real_labels_are_gains_in_their_own_unit():
+    data = WorldConfig(users=150, items=200, events=6000, retention=["conversions"])
+    table, raw = load_impressions(data), read(data, open_world(data))
+    start, stop = table.bounds["test"]
+    tasks = ["click", "later_conversions"]
+    _, found = labelled(table, lambda _, rows: np.zeros((rows[1] - rows[0], 2)), "test", tasks)
+    for task in tasks:
+        np.testing.assert_allclose(found[task], raw.labels[task][start:stop], rtol=1e-3, atol=1e-4)
+    assert ((found["later_conversions"] == 0) == (raw.labels["later_conversions"][start:stop] == 0)).all()
+
+
+def test_the_top_by_another_expression_and_what_is_unwanted_go_through_the_command(own_outputs, capsys):
+    asked = ["+model.weights.click=1", "+model.weights.share=-2", "model.top_expression=p_like / p_leave"]
+    assert main(["train", "model=value_model", *asked, "model.top_places=2", "eval.requests=50", *WORLD]) == 0
+    path, results = run_of(own_outputs, "train")
+    better = {task: results["metrics"][f"test/{task}/ndcg"]["better"] for task in ("click", "share", "like", "leave")}
+    assert better == {"click": "higher", "share": "lower", "like": "higher", "leave": "lower"}
+    assert "The first 2 places go by" in json.loads((path / "sections" / "value_model.json").read_text())["note"]
+    assert main(["eval", f"checkpoint={path}", "tracker.mode=disabled"]) == 0
+    judged_path, judged = run_of(own_outputs, "eval")
+    assert (judged_path / "sections" / "value_model.json").is_file()
+    for name in ("test/page/value", "test/like/ndcg"):
+        assert judged["metrics"][name]["value"] == pytest.approx(results["metrics"][name]["value"])
+    assert main(["train", "model=value_model", *asked[:2], "eval.requests=50", *WORLD]) == 0
+    other = max((own_outputs / "train").iterdir(), key=lambda run: run.stat().st_mtime)
+    rest = json.loads((other / "results.json").read_text())["metrics"]["test/page/value"]["value"]
+    assert rest != pytest.approx(results["metrics"]["test/page/value"]["value"])
