@@ -121,6 +121,14 @@ def record(
     into the run's record."""
     rows = table.bounds[split]
     ids = [str(row) for row in range(*rows)]
+    for name, value in means(judged).items():  # first, so that they stand for the run where there is room for few
+        others = {label: means(other)[name] for label, other in simple.items()}
+        baseline = others.pop("base_rate", None)
+        spread = _mean_error(name, scores, table, rows, tasks)
+        run.metric(
+            f"{split}/{name}", value, stderr=spread, n=len(ids), better=BETTER[name], baseline=baseline,
+            baselines=others,
+        )  # fmt: skip
     for place, task in enumerate(tasks):
         for name, (value, error, n) in judged[task].items():
             others = {label: other[task][name][0] for label, other in simple.items()}
@@ -132,14 +140,6 @@ def record(
         if table.shape.tasks[task] == "binary":
             losses = metrics.log_losses(scores[:, place], labels_of(table, rows, task))
             run.add_examples(f"{split}/{task}/logloss", ids, losses)
-    for name, value in means(judged).items():
-        others = {label: means(other)[name] for label, other in simple.items()}
-        baseline = others.pop("base_rate", None)
-        spread = _mean_error(name, scores, table, rows, tasks)
-        run.metric(
-            f"{split}/{name}", value, stderr=spread, n=len(ids), better=BETTER[name], baseline=baseline,
-            baselines=others,
-        )  # fmt: skip
 
 
 def record_by_history(run: Any, split: str, scores: np.ndarray, table: ImpressionTable, tasks: Sequence[str]) -> None:

@@ -165,6 +165,7 @@ def _curve_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[S
 def _own_sections(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
     """Sections that the runs have written, those of one name together."""
     names = list(dict.fromkeys(name for run in runs for name in run.sections))
+    names.sort(key=lambda name: "val" in name.split("_"))  # what was chosen on stands below what was not
     found = []
     for name in names:
         owners = [run for run in runs if name in run.sections]
