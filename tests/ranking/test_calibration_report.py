@@ -3,8 +3,10 @@
 import numpy as np
 
 from recsysml import sections
-from recsysml.ranking.calibration_report import record_calibration, write_section
+from recsysml.data.impressions import load_impressions
+from recsysml.ranking.calibration_report import record_calibration, record_calibrations, write_section
 from recsysml.results import Run
+from recsysml.schemas.impressions import ImpressionsConfig
 
 
 def test_it_is_in_the_record_the_plots_and_the_report(tmp_path):
@@ -54,6 +56,25 @@ def test_raw_alone_names_the_cohort_that_is_off(tmp_path):
         assert worst["segment"] == name and worst["p_value"] < 1e-6 and not worst["baselines"]
         assert found.cohorts[0][0] == name
     run.finish("ok")
+
+
+def test_a_hashed_cohort_is_named_by_its_bucket(tmp_path):
+    rng = np.random.default_rng(3)
+    country, shown = rng.integers(0, 40, 2500), rng.random(2500) < 0.4
+    rows = [f"{c},{c % 3},{int(y)}" for c, y in zip(country, shown, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["country,device,click", *rows]))
+    config = ImpressionsConfig(
+        path=str(tmp_path / "rows.csv"), sparse=["country", "device"], cohorts=["country", "device"],
+        hashed={"country": 5}, labels={"click": "binary"},
+    )  # fmt: skip
+    table = load_impressions(config)
+    start, stop = table.bounds["test"]
+    run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
+    record_calibrations(run, "test", rng.normal(size=(stop - start, 1)), None, table, ["click"])
+    run.finish("ok")
+    table_of = sections.read(run.path / "sections" / "calibration_test.json")["parts"][-1]
+    named = {row[1] for row in table_of["rows"]}
+    assert {f"device={d}" for d in range(3)} < named and any(name.startswith("country=") for name in named)
 
 
 def test_a_rare_task_has_few_bins(tmp_path):

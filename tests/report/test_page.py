@@ -216,7 +216,9 @@ def test_labels_of_several_runs_are_merged_in_their_order():
     assert merged([["2", "10"], ["1", "3", "10", "1"]]) == ["1", "2", "3", "10"]
 
 
-@pytest.mark.parametrize(("top", "end"), [(0.0034, 0.004), (0.06, 0.06), (0.1, 0.1), (0.13, 0.15), (0.65, 0.8), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("top", "end"), [(0.0034, 0.004), (0.06, 0.06), (0.1, 0.1), (0.13, 0.15), (0.65, 0.8), (1.0, 1)]
+)
 def test_small_shares_fill_their_diagram(top, end):
     row = {"run": "a", "curve": "", "predicted": top / 2, "observed": top, "count": 3, "low": None, "high": None}
     chart = section_reliability({"bins": [row]}, ["a"])
