@@ -122,6 +122,11 @@ class MTMLConfig:
                     near = nearest(name, among)
                     hint = f"Did you mean: {near}? " if near else ""
                     raise ConfigError(f"{key}: {name} is no task here. {hint}There are {', '.join(among)}.")
+        if self.position == "examination" and (real := [name for name in chosen if types.get(name) == "real"]):
+            raise ConfigError(
+                f"model.position=examination is a factor of probabilities, which the real label {real[0]} has not: use"
+                " additive, or leave it out of model.tasks."
+            )
         for name in {*self.factorised, *self.factorised.values()}:
             if types[name] != "binary":
                 raise ConfigError(f"model.factorised: {name} is no binary label, so it has no probability.")
