@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -165,11 +166,17 @@ def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], pat
             points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
     keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
     x_key = x_axis(keys, [setting for setting, _ in points])
+    texts = list(dict.fromkeys(setting.get(x_key or "", "default") for setting, _ in points))
+    # what is too long to stand side by side stands one below the other
+    sideways = max(map(len, texts), default=0) > 60 / max(1, len(texts)) and any(
+        _as_number(text) is None for text in texts
+    )
     with style():
-        figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
-        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)])
-        axes.set_xlabel(x_key or "")
-        axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
+        figure, (axes,) = new_figure(7, max(3.0, 1.4 + 0.7 * len(texts)) if sideways else 4.2, ratios=(1,))
+        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)], sideways=sideways)
+        names = [(x_key or "").lstrip("+"), f"{best['metric']} ({best['better']} is better)"]
+        axes.set_xlabel(names[sideways])
+        axes.set_ylabel(names[not sideways])
         axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
         save_figure(figure, path)
 
@@ -186,7 +193,12 @@ def x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | 
 
 
 def _draw_sweep(
-    axes: Axes, points: Sequence[tuple[dict[str, str], float]], x_key: str | None, line_keys: Sequence[str]
+    axes: Axes,
+    points: Sequence[tuple[dict[str, str], float]],
+    x_key: str | None,
+    line_keys: Sequence[str],
+    *,
+    sideways: bool,
 ) -> None:
     texts = [setting.get(x_key or "", "default") for setting, _ in points]
     numbers = [_as_number(text) for text in texts]
@@ -201,8 +213,10 @@ def _draw_sweep(
         chosen = np.array([own == name for own in names])
         xs = np.unique(places[chosen])
         means = [values[chosen & (places == x)].mean() for x in xs]
-        axes.plot(xs, means, color=colour, lw=1.6 if numeric else 0, marker="o", ms=6, label=name or None)
-        axes.plot(places[chosen], values[chosen], ".", color=colour, alpha=0.45, ms=6)
+        whole, each = (xs, means), (places[chosen], values[chosen])
+        turn = -1 if sideways else 1
+        axes.plot(*whole[::turn], color=colour, lw=1.6 if numeric else 0, marker="o", ms=6, label=name or None)
+        axes.plot(*each[::turn], ".", color=colour, alpha=0.45, ms=6)
     if numeric:
         ticks = np.unique(places)
         if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
@@ -210,6 +224,11 @@ def _draw_sweep(
         if len(ticks) <= 8:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_xticks([], minor=True)
+    elif sideways:
+        labels = ["\n".join(textwrap.wrap(text.strip("\"'"), 42)) for text in order]
+        axes.set_yticks(range(len(order)), labels, fontsize=8)
+        axes.margins(y=0.15)
+        axes.invert_yaxis()
     else:
         axes.set_xticks(range(len(order)), order)
         axes.margins(x=0.15)

@@ -101,6 +101,18 @@ def test_sweep_plots(tmp_path, settings):
     assert colour_share(tmp_path / "plots" / "sweep.png", plots._BLUE) >= 0.0001
 
 
+def test_a_setting_too_long_to_stand_beside_others_stands_below_them(tmp_path):
+    """Its values then lie on one line across the picture, and no label reaches beyond it."""
+    long = ['model.expression="(0.5 * p_click + p_long_view + p_like + 2 * p_share) / max(0.1, p_leave)"']
+    plots.sweep_plot(*sweep([[*long, f"seed={seed}"] for seed in (1, 2, 3)], [3.0, 2.5, 2.0]), tmp_path / "a.png")
+    picture = imread(tmp_path / "a.png")[..., :3]
+    blue = picture[..., 2] - picture[..., 0] > 0.15
+    rows, columns = np.nonzero(blue)
+    assert np.ptp(rows) < 0.1 * len(picture) < np.ptp(columns)
+    plots.sweep_plot(*sweep([["lr=1"], ["lr=1"], ["lr=1"]], [3.0, 2.5, 2.0]), tmp_path / "b.png")
+    assert picture.shape[1] < 1.1 * imread(tmp_path / "b.png").shape[1]
+
+
 def test_the_axis_is_the_numeric_key_with_most_values_and_never_the_seed():
     settings = [{"a": "1", "b": str(i), "c": f"x{i}", "seed": str(i)} for i in range(3)]
     assert plots.x_axis(["a", "c", "b", "seed"], settings) == "b"
