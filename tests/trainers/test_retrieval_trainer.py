@@ -70,6 +70,7 @@ LOSSES: list[dict[str, Any]] = [
     {"loss": "sampled", "uniform_negatives": 0, "in_batch_negatives": 40, "mask_known": True, "row_weights": "user"},
     {"loss": "sampled", "uniform_negatives": 5, "in_batch_negatives": 20, "hard_negatives": 3, "logq": False},
     {"loss": "sampled", "logq_positive": True},
+    {"loss": "gbce", "temperature": 0.1, "max_steps": 200},  # its logits must fall to -3 before it tells items apart
     {"loss": "hierarchical"},
     {"loss": "cluster", "clusters": 5, "row_weights": "item"},
 ]
@@ -264,6 +265,15 @@ def test_the_bias_of_age_is_learnt_and_never_served(ring, tmp_path, loss):
     other = checkpoint.save(tmp_path / "other", 0, tensors, {}, described, keep=1, is_best=True)
     scores = [found.retriever.scores(asked.histories) for found in (opened, open_retriever(other))]
     assert np.array_equal(*scores)
+
+
+def test_an_item_that_training_never_saw_has_no_age_and_hinders_nothing(ring, tmp_path):
+    with ring.open("a") as file:
+        file.write("u00,late,5000\n")  # the last event of its user, and so the test's
+    config = configure(ring, debias="age", max_steps=12)
+    path = train(config, tmp_path / "whole")
+    assert results(path)["metrics"]["test/recall@1"]["n"] == 40
+    assert all(tensor.isfinite().all() for tensor in checkpoint.load_weights(path / "checkpoints" / "last")[0].values())
 
 
 def test_the_bias_of_age_is_added_to_every_logit():
