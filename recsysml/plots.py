@@ -148,29 +148,41 @@ def _draw_below(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[s
         sides[1].spines["right"].set_visible(True)
 
 
+def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """For each job, a list of overrides, those that not every job has."""
+    common = set.intersection(*map(set, jobs))
+    return [[text for text in overrides if text not in common] for overrides in jobs]
+
+
 def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], path: Path) -> None:
-    """Draws the headline metric of a sweep against what was swept; draws nothing if no job has it.
+    """Draws the headline metric of a sweep against what was swept; draws nothing if no job has one.
 
     content: what sweep.json holds. changed: for each job its overrides that not every job has, as `key=value`. The
     numeric key with the most values is the x axis; other keys make a line each; seeds (of the run, or of a simulated
-    world) are points around the mean.
+    world) are points around the mean. Jobs of another headline metric, tokens beside items, have a panel of their own.
     """
-    best = content["best"]
-    if best is None:
-        return
-    points: list[tuple[dict[str, str], float]] = []
+    panels: dict[tuple[str, str], list[tuple[dict[str, str], float]]] = {}
     for row, words in zip(content["jobs"], changed, strict=True):
-        value = (row["metrics"].get(best["metric"]) or {}).get("value")
-        if row["status"] == "ok" and value is not None:
-            points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
-    keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
-    x_key = x_axis(keys, [setting for setting, _ in points])
+        name = next(iter(row["metrics"]), "")
+        metric = row["metrics"].get(name)
+        if row["status"] == "ok" and metric and metric["value"] is not None:
+            setting = {key: text for key, _, text in (word.partition("=") for word in words)}
+            panels.setdefault((name, metric["better"]), []).append((setting, metric["value"]))
+    if not panels:
+        return
     with style():
-        figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
-        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)])
-        axes.set_xlabel(x_key or "")
-        axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
-        axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
+        figure, all_axes = new_figure(7, 4.2 * len(panels), ratios=[1] * len(panels), sharex=False)
+        for axes, ((name, better), points) in zip(all_axes, panels.items(), strict=True):
+            settings = [setting for setting, _ in points]
+            shared = {key: text for key, text in settings[0].items() if all(s.get(key) == text for s in settings)}
+            shared = shared if len(panels) > 1 else {}  # what all of a panel have is said above it
+            keys = [key for key in dict.fromkeys(key for setting in settings for key in setting) if key not in shared]
+            x_key = x_axis(keys, settings)
+            _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)])
+            axes.set_xlabel(x_key or "")
+            axes.set_ylabel(f"{name} ({better} is better)")
+            title = " ".join([f"sweep {content['name']}", *(f"{key}={text}" for key, text in shared.items())])
+            axes.set_title(title, loc="left", fontsize=10, color=_GREY)
         save_figure(figure, path)
 
 

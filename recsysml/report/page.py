@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -21,6 +22,7 @@ from recsysml import __version__
 from recsysml.report import charts, tables
 from recsysml.report.curves import axes_of, curve_charts
 from recsysml.report.gather import ReportedRun
+from recsysml.report.sweeps import sweeps
 from recsysml.report.tables import Cell, Table
 
 PARTS = ("config", "data", "model", "protocol", "environment")
@@ -57,6 +59,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     labels = [run.label for run in runs]
     sections = [
         Section("summary", "Summary", [Block(table=tables.summary(runs), wide=True)]),
+        *_sweep_section(runs),
         *_task_section(runs, labels),
         *_metric_section(runs, labels),
         *_against_section(runs),
@@ -79,6 +82,16 @@ def render(runs: Sequence[ReportedRun]) -> str:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
     )
+
+
+def _sweep_section(runs: Sequence[ReportedRun]) -> list[Section]:
+    """What the sweeps among the runs were about."""
+    blocks = []
+    for sweep in sweeps(runs):
+        blocks.append(Block(f"sweep {sweep.name}", table=sweep.table, wide=True))
+        blocks += [Block(f"sweep {sweep.name}: {file.name}", picture=_address(file)) for file in sweep.pictures]
+    note = "Jobs that differ in their seeds alone are a row: the mean, and the standard deviation between them."
+    return [Section("sweep", "Sweep", blocks, note)] if blocks else []
 
 
 def _task_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
@@ -255,12 +268,14 @@ def _picture_section(runs: Sequence[ReportedRun]) -> list[Section]:
             if not file.resolve().is_relative_to(run.path.resolve()) or file.stat().st_size > room:
                 left_out += 1
                 continue
-            content = file.read_bytes()
-            room -= len(content)
-            address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            blocks.append(Block(f"{run.label}: {file.name}", picture=address))
+            room -= file.stat().st_size
+            blocks.append(Block(f"{run.label}: {file.name}", picture=_address(file)))
     note = f"{left_out} more are too large for this file: see plots/ of each run." if left_out else ""
     return [Section("pictures", "Pictures", blocks, note)] if blocks or left_out else []
+
+
+def _address(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _difference_sections(runs: Sequence[ReportedRun]) -> list[Section]:
