@@ -401,6 +401,7 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
     users = np.load(tmp_path / "out" / "user_vectors.npy")
     assert (vectors.shape, users.shape) == ((20, 16), (40, 16))
     names = json.loads((tmp_path / "out" / "item_ids.json").read_text())
+    assert json.loads((tmp_path / "out" / "user_ids.json").read_text()) == [f"u{n:02d}" for n in range(40)]
     order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
     assert order == found
 
