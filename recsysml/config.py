@@ -308,7 +308,7 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     loss = getattr(config.trainer, "loss", None)
     if loss in getattr(model, "refused_losses", ()):
         raise ConfigError(
-            f"trainer.loss={loss} does not fit {label}, whose scores begin as products; use full or sampled."
+            f"trainer.loss={loss} does not fit {label}, whose scores begin as products; use full, sampled or gbce."
         )
     if getattr(model, "user_graph", "none") == "friends" and not config.data.has_friends:
         fit = fitting("data", lambda kind, schema: getattr(schema, "has_friends", False))

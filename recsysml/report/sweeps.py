@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml.errors import ConfigError
-from recsysml.plots import SEEDS
+from recsysml.plots import SEEDS, varying
 from recsysml.report.gather import ReportedRun
 from recsysml.report.tables import Cell, Table, figure
 from recsysml.runs import read_json
@@ -45,10 +45,8 @@ def _table(jobs: Sequence[dict[str, Any]], own: dict[str, ReportedRun]) -> Table
     """Settings in the order they were run; seeds, and simulated worlds, are replicates of one setting."""
     groups: dict[tuple[tuple[str, str], ...], list[ReportedRun]] = {}
     headline: dict[str, None] = {}
-    common = set.intersection(*(set(row["overrides"]) for row in jobs))
-    for row in jobs:
+    for row, words in zip(jobs, varying([row["overrides"] for row in jobs]), strict=True):
         if row["run"] in own:
-            words = [word for word in row["overrides"] if word not in common]
             pairs = [(key.lstrip("+"), text.strip("\"'")) for key, _, text in (word.partition("=") for word in words)]
             setting = tuple(pair for pair in pairs if pair[0] not in SEEDS)
             groups.setdefault(setting, []).append(own[row["run"]])
