@@ -44,7 +44,7 @@ class MTML(nn.Module):
         self.event_fields = [str(shape.target) if place == 0 else name for place, name in enumerate(self.events)]
         vocabularies = {**shape.sparse, **shape.bags}
         vocabularies |= {name: shape.history[name] for name in self.events[1:]}
-        self.embedding = FieldEmbedding(vocabularies, width)
+        self.embedding = FieldEmbedding(vocabularies, width, config.embedding_std)
         self.dense = nn.Linear(len(shape.dense), width) if shape.dense else None
         self.vectors = nn.ModuleList(nn.Linear(shape.vector_width, width) for _ in shape.vectors)
         reads_past = bool(self.events) and config.history != "none"

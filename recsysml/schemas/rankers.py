@@ -26,6 +26,8 @@ class MTMLConfig:
     tasks: list[str] = field(default_factory=list)
     # width of every embedding
     d_embedding: int = 16
+    # standard deviation of the table's vectors before training; id 0, what training never met, begins at zero
+    embedding_std: float = 0.1
     # who the user is: id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort, gated by
     # how much history there is)
     user: str = "id_table"
@@ -75,6 +77,7 @@ class MTMLConfig:
             at_least(f"model.{name}", getattr(self, name), 1)
         for name in ("n_cross_layers", "gradnorm_alpha"):
             at_least(f"model.{name}", getattr(self, name), 0)
+        above("model.embedding_std", self.embedding_std, 0)
         one_of("model.user", self.user, ("id_table", "deep_hash", "cohort", "mixture"))
         one_of("model.history", self.history, ("din", "multi_head", "hstu", "none"))
         one_of("model.interaction", self.interaction, ("dot", "dcn", "concat"))
