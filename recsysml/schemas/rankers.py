@@ -52,6 +52,9 @@ class MTMLConfig:
     expert_widths: list[int] = field(default_factory=lambda: [256, 128])
     tower_widths: list[int] = field(default_factory=lambda: [64])
     dropout: float = 0.0
+    # before every ReLU of experts and towers: none, or batch (mean 0, deviation 1 over a batch; when serving over those
+    # of training)
+    norm: str = "none"
     # bias of the place in the slate, left out when serving: none, additive (to the logits) or examination (a factor
     # of the probability)
     position: str = "additive"
@@ -82,6 +85,7 @@ class MTMLConfig:
         one_of("model.history", self.history, ("din", "multi_head", "hstu", "none"))
         one_of("model.interaction", self.interaction, ("dot", "dcn", "concat"))
         one_of("model.mixer", self.mixer, ("shared_bottom", "mmoe", "ple"))
+        one_of("model.norm", self.norm, ("none", "batch"))
         one_of("model.position", self.position, ("none", "additive", "examination"))
         one_of("model.calibration", self.calibration, CALIBRATIONS)
         one_of("model.calibration_fit", self.calibration_fit, ("post_hoc", "in_model"))

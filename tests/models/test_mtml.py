@@ -72,6 +72,8 @@ CHOICES = [
     {"user": "cohort"},
     {"user": "mixture", "user_dropout": 0.3},
     {"weighting": "uncertainty", "tower_widths": []},
+    {"norm": "batch", "mixer": "ple"},
+    {"norm": "batch", "history": "none"},
 ]
 
 
@@ -207,6 +209,7 @@ def test_what_cannot_be_is_said():
         ({"history": "dim"}, "Did you mean: din"),
         ({"history": "hstu", "n_heads": 3}, r"not a multiple of model\.n_heads=3"),
         ({"expert_widths": []}, "expert_widths is empty"),
+        ({"norm": "batches"}, "Did you mean: batch"),
         ({"embedding_std": 0.0}, r"model\.embedding_std=0\.0: it must be greater than 0"),
         ({"task_weights": {"click": 1.0}}, "use fixed"),
         ({"factorised": {"a": "b", "b": "c"}}, "b stands on both sides"),
