@@ -308,13 +308,17 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     loss = getattr(config.trainer, "loss", None)
     if loss in getattr(model, "refused_losses", ()):
         raise ConfigError(
-            f"trainer.loss={loss} does not fit {label}, whose scores begin as products; use full or sampled."
+            f"trainer.loss={loss} does not fit {label}, whose scores begin as products; use full, sampled or gbce."
         )
     if getattr(model, "user_graph", "none") == "friends" and not config.data.has_friends:
         fit = fitting("data", lambda kind, schema: getattr(schema, "has_friends", False))
         raise ConfigError(f"data={names['data']} has no friends for model.user_graph=friends; data that have: {fit}.")
-    if config.eval.family != family:
-        fit = fitting("eval", lambda kind, schema: schema.family == family)  # type: ignore[attr-defined]
+
+    def judged(schema: object) -> bool:
+        return schema.family == family and model.kind in getattr(schema, "judges", (model.kind,))  # type: ignore[attr-defined]
+
+    if not judged(config.eval):
+        fit = fitting("eval", lambda kind, schema: judged(schema))
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
     for part in (model, config.trainer, config.eval):
         if hasattr(part, "check_data"):  # what it asks of this very data

@@ -95,7 +95,8 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
 
     from recsysml.runs import read_json, resolve_checkpoint
 
-    checkpoint = resolve_checkpoint(asked.checkpoint, outputs(asked), family=asked.eval.family)
+    kinds = getattr(asked.eval, "judges", ())
+    checkpoint = resolve_checkpoint(asked.checkpoint, outputs(asked), kinds=kinds, family=asked.eval.family)
     home = checkpoint.resolve().parent.parent  # <run>/checkpoints/<step>
     made_with = configs.read_run(home) if (home / "config.yaml").is_file() else None
     model = read_json(checkpoint / "checkpoint.json")["model"]

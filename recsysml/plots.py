@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,29 +150,66 @@ def _draw_below(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[s
         sides[1].spines["right"].set_visible(True)
 
 
+def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """For each job, a list of overrides, those that not every job has."""
+    common = set.intersection(*map(set, jobs))
+    return [[text for text in overrides if text not in common] for overrides in jobs]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The jobs of a sweep that are judged by the same metric."""
+
+    title: str
+    points: list[tuple[dict[str, str], float]]  # settings and values
+    keys: list[str]  # that were swept
+    shared: list[str]  # what all of a panel have is said above it, where there are others
+    x_key: str | None
+    sideways: bool  # what is too long to stand side by side stands one below the other
+    height: float
+
+    @classmethod
+    def of(cls, name: str, better: str, points: list[tuple[dict[str, str], float]], *, alone: bool) -> _Panel:
+        settings = [setting for setting, _ in points]
+        keys = list(dict.fromkeys(key for setting in settings for key in setting))
+        common = {} if alone else dict(set.intersection(*(set(setting.items()) for setting in settings)))
+        keys = [key for key in keys if key not in common]
+        x_key = x_axis(keys, settings)
+        texts = list(dict.fromkeys(setting.get(x_key or "", "default") for setting in settings))
+        crowded = max(map(len, texts), default=0) > 60 / max(1, len(texts))
+        sideways = crowded and any(_as_number(text) is None for text in texts)
+        height = max(3.0, 1.4 + 0.7 * len(texts)) if sideways else 4.2
+        shared = [f"{key}={text}" for key, text in sorted(common.items())]
+        return cls(f"{name} ({better} is better)", points, keys, shared, x_key, sideways, height)
+
+
 def sweep_plot(content: Mapping[str, Any], changed: Sequence[Sequence[str]], path: Path) -> None:
-    """Draws the headline metric of a sweep against what was swept; draws nothing if no job has it.
+    """Draws the headline metric of a sweep against what was swept; draws nothing if no job has one.
 
     content: what sweep.json holds. changed: for each job its overrides that not every job has, as `key=value`. The
     numeric key with the most values is the x axis; other keys make a line each; seeds (of the run, or of a simulated
-    world) are points around the mean.
+    world) are points around the mean. Jobs of another headline metric, tokens beside items, have a panel of their own.
     """
-    best = content["best"]
-    if best is None:
-        return
-    points: list[tuple[dict[str, str], float]] = []
+    panels: dict[tuple[str, str], list[tuple[dict[str, str], float]]] = {}
     for row, words in zip(content["jobs"], changed, strict=True):
-        value = (row["metrics"].get(best["metric"]) or {}).get("value")
-        if row["status"] == "ok" and value is not None:
-            points.append(({key: text for key, _, text in (word.partition("=") for word in words)}, value))
-    keys = list(dict.fromkeys(key for setting, _ in points for key in setting))
-    x_key = x_axis(keys, [setting for setting, _ in points])
+        name = next(iter(row["metrics"]), "")
+        metric = row["metrics"].get(name)
+        if row["status"] == "ok" and metric and metric["value"] is not None:
+            setting = {key: text for key, _, text in (word.partition("=") for word in words)}
+            panels.setdefault((name, metric["better"]), []).append((setting, metric["value"]))
+    if not panels:
+        return
+    drawn = [_Panel.of(name, better, points, alone=len(panels) == 1) for (name, better), points in panels.items()]
     with style():
-        figure, (axes,) = new_figure(7, 4.2, ratios=(1,))
-        _draw_sweep(axes, points, x_key, [key for key in keys if key not in (x_key, *SEEDS)])
-        axes.set_xlabel(x_key or "")
-        axes.set_ylabel(f"{best['metric']} ({best['better']} is better)")
-        axes.set_title(f"sweep {content['name']}", loc="left", fontsize=10, color=_GREY)
+        heights = [panel.height for panel in drawn]
+        figure, all_axes = new_figure(7, sum(heights), ratios=heights, sharex=False)
+        for axes, panel in zip(all_axes, drawn, strict=True):
+            lines = [key for key in panel.keys if key not in (panel.x_key, *SEEDS)]
+            _draw_sweep(axes, panel.points, panel.x_key, lines, sideways=panel.sideways)
+            names = [(panel.x_key or "").lstrip("+"), panel.title]
+            axes.set_xlabel(names[panel.sideways])
+            axes.set_ylabel(names[not panel.sideways])
+            axes.set_title(" ".join([f"sweep {content['name']}", *panel.shared]), loc="left", fontsize=10, color=_GREY)
         save_figure(figure, path)
 
 
@@ -186,7 +225,12 @@ def x_axis(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> str | 
 
 
 def _draw_sweep(
-    axes: Axes, points: Sequence[tuple[dict[str, str], float]], x_key: str | None, line_keys: Sequence[str]
+    axes: Axes,
+    points: Sequence[tuple[dict[str, str], float]],
+    x_key: str | None,
+    line_keys: Sequence[str],
+    *,
+    sideways: bool,
 ) -> None:
     texts = [setting.get(x_key or "", "default") for setting, _ in points]
     numbers = [_as_number(text) for text in texts]
@@ -201,8 +245,10 @@ def _draw_sweep(
         chosen = np.array([own == name for own in names])
         xs = np.unique(places[chosen])
         means = [values[chosen & (places == x)].mean() for x in xs]
-        axes.plot(xs, means, color=colour, lw=1.6 if numeric else 0, marker="o", ms=6, label=name or None)
-        axes.plot(places[chosen], values[chosen], ".", color=colour, alpha=0.45, ms=6)
+        whole, each = (xs, means), (places[chosen], values[chosen])
+        turn = -1 if sideways else 1
+        axes.plot(*whole[::turn], color=colour, lw=1.6 if numeric else 0, marker="o", ms=6, label=name or None)
+        axes.plot(*each[::turn], ".", color=colour, alpha=0.45, ms=6)
     if numeric:
         ticks = np.unique(places)
         if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
@@ -210,6 +256,11 @@ def _draw_sweep(
         if len(ticks) <= 8:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_xticks([], minor=True)
+    elif sideways:
+        labels = ["\n".join(textwrap.wrap(text.strip("\"'"), 42)) for text in order]
+        axes.set_yticks(range(len(order)), labels, fontsize=8)
+        axes.margins(y=0.15)
+        axes.invert_yaxis()
     else:
         axes.set_xticks(range(len(order)), order)
         axes.margins(x=0.15)

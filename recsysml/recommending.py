@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from recsysml import config as configs
@@ -39,7 +40,8 @@ def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> li
     """
     if (user is None) == (history is None):
         raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
-    items = [name.strip() for name in (history or "").split(",") if name.strip()]
+    # read like a line of CSV: a name with a comma in it stands in quotes
+    items = [name.strip() for name in next(csv.reader([history or ""]), []) if name.strip()]
     opened = open_retriever(checkpoint)
     data: Interactions | None
     data, mask_seen = None, True

@@ -24,18 +24,20 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
     from recsysml.runs import read_json, resolve_checkpoint
 
     typed = dict(text.partition("=")[::2] for text in overrides)
-    family = _family(typed["eval"], config_dir) if "eval" in typed else None
+    family, kinds = _judged(typed["eval"], config_dir) if "eval" in typed else (None, ())
     if {"model", "tasks"} & set(typed) or ("eval" in typed and family is None):
         return overrides
     if typed.get("eval.policy", "model") != "model":
         return ["model=policy_ranker", *overrides]
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:
-        found = resolve_checkpoint(typed.get("checkpoint", "last"), root, family=family)
+        found = resolve_checkpoint(typed.get("checkpoint", "last"), root, kinds=kinds, family=family)
         model = read_json(found / "checkpoint.json")["model"]
         home = found.resolve().parent.parent
         data = dataclasses.asdict(configs.read_run(home).data) if (home / "config.yaml").is_file() else {}
-    except (ConfigError, KeyError):
+    except (ConfigError, KeyError) as error:
+        if family is not None and isinstance(error, ConfigError):
+            raise  # the default model is none that this eval judges: its refusal would name a model nobody asked for
         return overrides  # said once the config is whole, with what kind of model is wanted
     chosen = []
     for group, label, kind in (
@@ -50,13 +52,14 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
     return [*chosen, *overrides]
 
 
-def _family(eval_name: str, config_dir: Path | None) -> str | None:
-    """Of what an eval judges models of; None where there is no such eval, or it is for text, whose default fits all."""
+def _judged(eval_name: str, config_dir: Path | None) -> tuple[str | None, tuple[str, ...]]:
+    """Of what an eval judges models of, and of which kinds (none: of all); None where there is no such eval, or it is
+    for text, whose default fits all."""
     file = catalogue.choices("eval", config_dir).get(eval_name)
     if file is None:
-        return None
-    family = str(lazy.resolve(SCHEMAS["eval"][str(catalogue.kind_of(file))]).family)
-    return None if family == "text" else family
+        return None, ()
+    schema = lazy.resolve(SCHEMAS["eval"][str(catalogue.kind_of(file))])
+    return None if schema.family == "text" else schema.family, getattr(schema, "judges", ())
 
 
 def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], overrides: list[str]) -> RunConfig:

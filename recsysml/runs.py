@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,30 +149,30 @@ def iter_runs(root: Path, command: str | None = None) -> Iterator[FoundRun]:
     return (run for run in found if command in (None, run.command))
 
 
-def newest(root: Path, *, kind: str | None = None, family: str | None = None, command: str = "train") -> FoundRun:
-    """The newest run, by its start, whose status is ok or interrupted and whose model is of the kind or family.
+def newest(root: Path, *, kinds: Sequence[str] = (), family: str | None = None, command: str = "train") -> FoundRun:
+    """The newest run, by its start, whose status is ok or interrupted and whose model is of the kinds and family.
 
     Raises ConfigError in one line if there is none.
     """
     candidates = list(iter_runs(root, command))
     for run in candidates:
-        if _fits(run, kind, family) and run.status in ("ok", "interrupted"):
+        if _fits(run, kinds, family) and run.status in ("ok", "interrupted"):
             if run.checkpoint() is not None:
                 return run
             logger.warning("skipped: %s has no checkpoint", run.path)
-    wanted = " of " + (f"kind {kind}" if kind else f"a model of {family}") if kind or family else ""
+    wanted = f" of {_wanted(kinds, family)}" if kinds or family else ""
     others = f"; there is {_names(candidates)}" if candidates else ""
     raise ConfigError(f"no finished or interrupted {command} run{wanted} with a checkpoint under {root}{others}")
 
 
-def resolve_checkpoint(name: str, root: Path, *, kind: str | None = None, family: str | None = None) -> Path:
+def resolve_checkpoint(name: str, root: Path, *, kinds: Sequence[str] = (), family: str | None = None) -> Path:
     """The checkpoint folder that a name means: `last`, a run directory, a run's id, or a checkpoint folder itself.
 
-    A run gives its `best/`, else its `last/`. kind, family: what the model must be.
+    A run gives its `best/`, else its `last/`. kinds, family: what the model must be.
     Raises ConfigError in one line that names the nearest runs there are.
     """
     if name == "last":
-        checkpoint = newest(root, kind=kind, family=family).checkpoint()
+        checkpoint = newest(root, kinds=kinds, family=family).checkpoint()
         assert checkpoint is not None
         return checkpoint
     path = Path(name).expanduser()
@@ -181,7 +181,7 @@ def resolve_checkpoint(name: str, root: Path, *, kind: str | None = None, family
         model = metadata.get("model") if isinstance(metadata, dict) else None
         if not isinstance(model, dict):
             raise ConfigError(f"{path / 'checkpoint.json'} is damaged at model: it does not say which model it holds")
-        _refuse_other(FoundRun(path, {"model": model, "config": {}}), kind, family)
+        _refuse_other(FoundRun(path, {"model": model, "config": {}}), kinds, family)
         return path
     if path.name == "checkpoints":
         path = path.parent
@@ -197,7 +197,7 @@ def resolve_checkpoint(name: str, root: Path, *, kind: str | None = None, family
         there = [run for run in trained if run.id in close] or trained
         hint = f"nearest: {_names(there)}" if there else f"there are no training runs under {root}"
         raise ConfigError(f"checkpoint={name}: no run or checkpoint of that name; {hint}")
-    _refuse_other(run, kind, family)
+    _refuse_other(run, kinds, family)
     checkpoint = run.checkpoint()
     if checkpoint is None:
         raise ConfigError(f"{run.path} has no checkpoint (its status is {run.status})")
@@ -215,14 +215,17 @@ def describe_checkpoint(checkpoint: Path) -> str:
     return f"{checkpoint} ({', '.join(said)})" if said else str(checkpoint)
 
 
-def _fits(run: FoundRun, kind: str | None, family: str | None) -> bool:
-    return kind in (None, run.kind) and family in (None, run.family)
+def _fits(run: FoundRun, kinds: Sequence[str], family: str | None) -> bool:
+    return (not kinds or run.kind in kinds) and family in (None, run.family)
 
 
-def _refuse_other(run: FoundRun, kind: str | None, family: str | None) -> None:
-    if not _fits(run, kind, family):
-        wanted = f"kind {kind}" if kind else f"a model of {family}"
-        raise ConfigError(f"{run.path} holds a model of kind {run.kind}; this needs {wanted}")
+def _wanted(kinds: Sequence[str], family: str | None) -> str:
+    return f"kind {' or '.join(kinds)}" if kinds else f"a model of {family}"
+
+
+def _refuse_other(run: FoundRun, kinds: Sequence[str], family: str | None) -> None:
+    if not _fits(run, kinds, family):
+        raise ConfigError(f"{run.path} holds a model of kind {run.kind}; this needs {_wanted(kinds, family)}")
 
 
 def _names(runs: list[FoundRun]) -> str:

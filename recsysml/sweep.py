@@ -117,17 +117,13 @@ def write(folder: Path, content: dict[str, Any]) -> None:
     write_json(folder / "sweep.json", content)
 
 
-def varying(jobs: Sequence[Job]) -> list[list[str]]:
-    """For each job the overrides that not every job has."""
-    common = set.intersection(*(set(job.overrides) for job in jobs))
-    return [[text for text in job.overrides if text not in common] for job in jobs]
-
-
 def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
     """One line a job: overrides, status, headline metrics; the best is marked, and named with its run below."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from recsysml.plots import varying
 
     names = list(dict.fromkeys(name for row in content["jobs"] for name in row["metrics"]))
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -135,7 +131,7 @@ def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
         table.add_column(title, overflow="fold", justify="right" if title in names else "left")
     colours = {"ok": "green", "failed": "red", "interrupted": "yellow", "running": "cyan", "pending": "dim"}
     best = content["best"]
-    for index, (row, changed) in enumerate(zip(content["jobs"], varying(jobs), strict=True)):
+    for index, (row, changed) in enumerate(zip(content["jobs"], varying([job.overrides for job in jobs]), strict=True)):
         cells = []
         for name in names:
             metric = row["metrics"].get(name) or {}
@@ -158,9 +154,10 @@ def print_table(content: dict[str, Any], jobs: Sequence[Job]) -> None:
 
 def plot(folder: Path, content: dict[str, Any], jobs: Sequence[Job]) -> None:
     """The headline metric against what was swept, in plots/sweep.png; of a trade-off, plots/trade_off.png as well."""
-    from recsysml.plots import sweep_plot
+    from recsysml.plots import sweep_plot, varying
     from recsysml.plots_trade_off import sweep_trade_off_plot
 
-    sweep_plot(content, varying(jobs), folder / "plots" / "sweep.png")
+    changed = varying([job.overrides for job in jobs])
+    sweep_plot(content, changed, folder / "plots" / "sweep.png")
     if jobs[0].trade_off:
-        sweep_trade_off_plot(content, varying(jobs), jobs[0].trade_off, folder / "plots" / "trade_off.png")
+        sweep_trade_off_plot(content, changed, jobs[0].trade_off, folder / "plots" / "trade_off.png")

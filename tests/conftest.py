@@ -15,6 +15,9 @@ import pytest
 from recsysml import data, evals, models, trainers
 from recsysml.errors import DataError
 
+# read by torch when it is first imported: workers side by side, with threads of their own each, wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

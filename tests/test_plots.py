@@ -79,7 +79,7 @@ def test_smoothing_is_a_centred_mean_that_keeps_lines_straight():
 def sweep(settings, values, statuses=None):
     statuses = statuses or ["ok"] * len(values)
     jobs = [
-        {"status": status, "metrics": {"val/loss": {"value": value}} if status == "ok" else {}}
+        {"status": status, "metrics": {"val/loss": {"value": value, "better": "lower"}} if status == "ok" else {}}
         for value, status in zip(values, statuses, strict=True)
     ]
     best = {"metric": "val/loss", "better": "lower"}
@@ -101,6 +101,18 @@ def test_sweep_plots(tmp_path, settings):
     assert colour_share(tmp_path / "plots" / "sweep.png", plots._BLUE) >= 0.0001
 
 
+def test_a_setting_too_long_to_stand_beside_others_stands_below_them(tmp_path):
+    """Its values then lie on one line across the picture, and no label reaches beyond it."""
+    long = ['model.expression="(0.5 * p_click + p_long_view + p_like + 2 * p_share) / max(0.1, p_leave)"']
+    plots.sweep_plot(*sweep([[*long, f"seed={seed}"] for seed in (1, 2, 3)], [3.0, 2.5, 2.0]), tmp_path / "a.png")
+    picture = imread(tmp_path / "a.png")[..., :3]
+    blue = picture[..., 2] - picture[..., 0] > 0.15
+    rows, columns = np.nonzero(blue)
+    assert np.ptp(rows) < 0.1 * len(picture) < np.ptp(columns)
+    plots.sweep_plot(*sweep([["lr=1"], ["lr=1"], ["lr=1"]], [3.0, 2.5, 2.0]), tmp_path / "b.png")
+    assert picture.shape[1] < 1.1 * imread(tmp_path / "b.png").shape[1]
+
+
 def test_the_axis_is_the_numeric_key_with_most_values_and_never_the_seed():
     settings = [{"a": "1", "b": str(i), "c": f"x{i}", "seed": str(i)} for i in range(3)]
     assert plots.x_axis(["a", "c", "b", "seed"], settings) == "b"
@@ -112,8 +124,31 @@ def test_failed_jobs_are_left_out_and_an_empty_sweep_draws_nothing(tmp_path):
     content, settings = sweep([["lr=1"], ["lr=2"]], [1.0, 2.0], ["ok", "failed"])
     plots.sweep_plot(content, settings, tmp_path / "one.png")
     assert (tmp_path / "one.png").exists()
-    plots.sweep_plot(content | {"best": None}, settings, tmp_path / "none.png")
+    content, settings = sweep([["lr=1"], ["lr=2"]], [1.0, 2.0], ["interrupted", "failed"])
+    plots.sweep_plot(content, settings, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_jobs_of_another_metric_have_a_panel_of_their_own(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    settings = [["model=gpt2", f"lr={lr}", f"seed={seed}"] for lr in (1, 2) for seed in (1, 2)]
+    content, changed = sweep(settings * 2, [3.0, 2.0, 4.0, 6.0, 0.1, 0.3, 0.5, 0.5])
+    for row in content["jobs"][4:]:
+        row["metrics"] = {"val/ndcg@20": {"value": row["metrics"]["val/loss"]["value"], "better": "higher"}}
+    changed[4:] = [[word.replace("gpt2", "sasrec") for word in words] for words in changed[4:]]
+    plots.sweep_plot(content, changed, tmp_path / "sweep.png")
+    upper, lower = drawn[0].axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == (
+        "val/loss (lower is better)",
+        "val/ndcg@20 (higher is better)",
+    )
+    assert upper.get_title(loc="left") == "sweep grid model=gpt2" and lower.get_xlabel() == "lr"
+    # of each panel the first line is the means over seeds
+    assert [axes.lines[0].get_xydata().tolist() for axes in (upper, lower)] == [
+        [[1, 2.5], [2, 5.0]],
+        [[1, pytest.approx(0.2)], [2, 0.5]],
+    ]
 
 
 def test_importing_plots_loads_no_matplotlib():

@@ -55,9 +55,9 @@ def test_last_is_the_newest_that_fits(tmp_path):
     make(tmp_path, started=at(4), status="running")
     make(tmp_path, started=at(5), kind="two_tower")
     make(tmp_path, started=at(6), command="eval")
-    assert newest(tmp_path, kind="gpt").path == wanted
+    assert newest(tmp_path, kinds=["gpt"]).path == wanted
     assert newest(tmp_path, family="text").path == wanted
-    assert resolve_checkpoint("last", tmp_path, kind="gpt") == wanted / "checkpoints" / "best"
+    assert resolve_checkpoint("last", tmp_path, kinds=["gpt"]) == wanted / "checkpoints" / "best"
     assert newest(tmp_path).kind == "two_tower"
 
 
@@ -112,7 +112,7 @@ def test_wrong_names_and_wrong_kinds_are_one_line(tmp_path):
     assert str(path) in str(caught.value)
     for name in (path, path / "checkpoints" / "best"):
         with pytest.raises(ConfigError, match="holds a model of kind gpt; this needs kind two_tower"):
-            resolve_checkpoint(str(name), tmp_path, kind="two_tower")
+            resolve_checkpoint(str(name), tmp_path, kinds=["two_tower"])
     with pytest.raises(ConfigError, match="has no checkpoint"):
         resolve_checkpoint(str(make(tmp_path, checkpoints=())), tmp_path)
     (path / "checkpoints" / "best" / "checkpoint.json").write_text("{")

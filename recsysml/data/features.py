@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recsysml.errors import DataError
+
 if TYPE_CHECKING:
     import polars
 
@@ -58,10 +60,19 @@ def of_table(
 ) -> Features:
     """Features from columns of text, or of numbers, one row an index (N); null is unknown.
 
-    A text in `dense` that is no number is NaN. A text in `tags` is cut at spaces, commas, semicolons and bars.
+    A text in `dense` that is no number is NaN. A text in `tags` is cut at spaces, commas, semicolons and bars; a list,
+    as Parquet may have it, is taken as it is. Raises DataError for a column that cannot be what is asked of it.
     """
     import polars as pl
 
+    lists = [name for name in tags if isinstance(rows[name].dtype, pl.List)]
+    for name in (*dense, *categorical, *(name for name in tags if name not in lists)):
+        if rows[name].dtype.is_nested():
+            raise DataError(f"column {name!r} holds {rows[name].dtype}, where each row should hold one value")
+    for name in dense:
+        if rows[name].count() and not rows[name].cast(pl.Float32, strict=False).count():
+            found = rows[name].drop_nulls()[0]
+            raise DataError(f"column {name!r} was to be numbers and has none, but {found!r}: is it a category?")
     numbers = rows.select(pl.col(dense).cast(pl.Float32, strict=False).fill_null(float("nan"))) if dense else None
     columns, categories = [], []
     for name in categorical:
@@ -69,7 +80,10 @@ def of_table(
         columns.append(codes + 1)  # a null's code is -1
         categories.append(names)
     words = [
-        pl.col(name).cast(pl.String).fill_null("").str.replace_all(r"[|,;\s]+", " ").str.split(" ") for name in tags
+        pl.col(name).cast(pl.List(pl.String)).fill_null([])
+        if name in lists
+        else pl.col(name).cast(pl.String).fill_null("").str.replace_all(r"[|,;\s]+", " ").str.split(" ")
+        for name in tags
     ]
     offsets, found, tag_names = np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int64), list[str]()
     if words:

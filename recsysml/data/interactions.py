@@ -13,7 +13,7 @@ import numpy as np
 from recsysml.data import tables
 from recsysml.data.features import Features, encode, no_features, of_table
 from recsysml.data.interaction_data import ENOUGH, FIT_RANGES, SPLITS, Interactions, InteractionSplit, divide
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, DataError
 from recsysml.files import sha256
 from recsysml.schemas.data import InteractionsConfig
 
@@ -140,12 +140,16 @@ def _table(config: InteractionsConfig, name: str, ids: list[str]) -> polars.Data
 
 
 def _features(config: InteractionsConfig, name: str, ids: list[str]) -> Features:
-    if not (config.items_path if name == "items" else config.users_path):
+    path = config.items_path if name == "items" else config.users_path
+    if not path:
         return no_features(len(ids))
     rows = _table(config, name, ids)
-    if name == "users":
-        return of_table(rows, config.user_dense, config.user_categorical, [])
-    return of_table(rows, config.item_dense, config.item_categorical, config.item_tags)
+    try:
+        if name == "users":
+            return of_table(rows, config.user_dense, config.user_categorical, [])
+        return of_table(rows, config.item_dense, config.item_categorical, config.item_tags)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _fingerprint(config: InteractionsConfig, path: Path) -> str:

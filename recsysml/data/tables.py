@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -81,7 +83,8 @@ def read(path: Path, wanted: Iterable[str], given: Sequence[str] = ()) -> polars
     try:
         rows = _scan(path, header=not given).select([names[column] for column in wanted]).collect()
     except Exception as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+        said = "" if path.suffix == ".parquet" else _bad_row(path, header=not given)
+        raise DataError(f"{path} cannot be read: {said or _first_line(error)}") from error
     rows.columns = wanted
     return rows
 
@@ -101,6 +104,9 @@ def as_events(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
     import polars as pl
 
     user, item, time = rows.columns
+    for name, dtype in rows.schema.items():
+        if dtype.is_nested():
+            raise DataError(f"{path}: column {name!r} holds {dtype}, where each row should hold one value")
     raw = rows[time]
     rows = rows.rename({user: "user", item: "item", time: "time"})
     rows = rows.with_columns(pl.col("user", "item").cast(pl.String), seconds(rows["time"]))
@@ -120,7 +126,10 @@ def as_events(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
 
 
 def read_features(path: Path, id_column: str, ids: list[str], wanted: Iterable[str]) -> polars.DataFrame:
-    """The rows of `ids`, in their order, null where the table has none. DataError: an id stands in two rows."""
+    """The rows of `ids`, in their order, null where the table has none.
+
+    Raises DataError where an id stands in two rows, or the table has none of them at all.
+    """
     import polars as pl
 
     rows = read(path, (id_column, *wanted)).with_columns(pl.col(id_column).cast(pl.String))
@@ -128,6 +137,9 @@ def read_features(path: Path, id_column: str, ids: list[str], wanted: Iterable[s
     if twice.any():
         where = int(twice.arg_max() or 0)
         raise DataError(f"{path} row {where + 1}: {id_column}={rows[id_column][where]} stands in more than one row")
+    if not rows[id_column].is_in(ids).any():
+        has = f"it has {rows[id_column][0]!r} and the like" if len(rows) else "it is empty"
+        raise DataError(f"{path} has a row for none of the ids in {id_column!r} of the events, as {ids[0]!r}: {has}")
     return pl.DataFrame({id_column: ids}, schema={id_column: pl.String}).join(
         rows, on=id_column, how="left", maintain_order="left"
     )
@@ -138,32 +150,38 @@ def read_dat(path: Path, names: Iterable[str]) -> polars.DataFrame:
     import polars as pl
 
     names = list(names)
-    content = read_bytes(path).decode("latin-1").replace("::", "\t").encode()
+    content = read_bytes(path).decode("latin-1").replace("::", "\t")
     try:
         return pl.read_csv(
-            content, separator="\t", quote_char=None, has_header=False, schema=dict.fromkeys(names, pl.String)
+            content.encode(), separator="\t", quote_char=None, has_header=False, schema=dict.fromkeys(names, pl.String)
         )
     except Exception as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+        said = _unlike(content.split("\n"), len(names)) or _first_line(error)
+        raise DataError(f"{path} cannot be read: {said}") from error
 
 
 def read_bytes(path: Path) -> bytes:
     """A file's content, unpacked where its name ends in .gz. Raises DataError for one that is cut off."""
+    parts: list[bytes] = []
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return file.read()
+            parts.extend(iter(lambda: file.read(1 << 16), b""))
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read (cut off?): {_first_line(error)}") from error
+        line = sum(part.count(b"\n") for part in parts) + 1
+        raise DataError(f"{path} cannot be read beyond line {line} or so (cut off?): {_first_line(error)}") from error
+    return b"".join(parts)
 
 
 def read_lines(path: Path) -> polars.Series:
     """The lines of a text file as lists of words. Raises DataError for one that is cut off or no UTF-8."""
     import polars as pl
 
+    content = read_bytes(path)
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        row = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} row {row} is not UTF-8 text") from error
     return pl.Series("words", lines, dtype=pl.String).str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
 
 
@@ -204,6 +222,35 @@ def _scan(path: Path, *, header: bool = True) -> polars.LazyFrame:
     if _suffix(path) in _TABS:
         return pl.scan_csv(path, separator="\t", quote_char=None, has_header=header, infer_schema=False)
     return pl.scan_csv(path, has_header=header, infer_schema=False)
+
+
+def _bad_row(path: Path, *, header: bool) -> str:
+    """What is wrong with the first row of text that a table cannot hold; empty where nothing is found."""
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + (not header)
+        return f"row {row} is not UTF-8 text" if row else "its header is not UTF-8 text"
+    if _suffix(path) in _TABS:
+        return _unlike(text.split("\n"), header=header)
+    row = 0
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        width = len(next(reader, []))
+        for row, fields in enumerate(reader, 1 if header else 2):
+            if len(fields) > width:
+                return f"row {row} has {len(fields)} fields, and there are {width} columns"
+    except csv.Error as error:
+        return f"row {row + 1}: {error} (is a quote left open?)"
+    return ""
+
+
+def _unlike(lines: Sequence[str], width: int = 0, *, header: bool = False) -> str:
+    """Names the first of tab-separated lines that has more fields than `width`, or than the first line has."""
+    width = width or lines[0].count("\t") + 1
+    found = next((row for row, line in enumerate(lines, 0 if header else 1) if line.count("\t") >= width), None)
+    return "" if found is None else f"row {found} has more fields than the {width} there should be"
 
 
 def _first_line(error: Exception) -> str:

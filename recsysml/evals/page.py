@@ -19,7 +19,7 @@ from recsysml.data.world_candidates import Candidates
 from recsysml.engine import checkpoint, device
 from recsysml.errors import ConfigError
 from recsysml.metrics import page as metrics
-from recsysml.models.value_model import ValueModel
+from recsysml.models.value_model import ValueModel, from_checkpoint
 from recsysml.ranking.pages import make_pages, worth
 from recsysml.ranking.task_probabilities import open_probabilities
 from recsysml.schemas import SCHEMAS
@@ -143,9 +143,7 @@ def _value_model(described: dict[str, Any], folder: Path, config: Any) -> tuple[
     if described["kind"] == "value_model":
         if expression:
             raise ConfigError("eval.expression: the value model of the checkpoint has its own; leave it out.")
-        tensors = checkpoint.load_weights(folder)[0]
-        weights = dict(zip(described["tasks"], tensors["weights"].tolist(), strict=True))
-        return ValueModel(described["tasks"], weights, described["expression"]), described["init_from"]
+        return from_checkpoint(described, checkpoint.load_weights(folder)[0]["weights"]), described["init_from"]
     known = described["config"]["tasks"] or list(described["shape"]["tasks"])
     if expression:
         tasks = ParsedExpression(expression, known, "eval.expression").tasks

@@ -118,9 +118,21 @@ def record(
     tasks: Sequence[str],
 ) -> None:
     """Put a split's metrics, with the base rate as `baseline` and the other methods by name, and each row's log loss
-    into the run's record."""
+    and what it adds to AUC and NE, whose means are the metrics, into the run's record: `diff` pairs rankers by them.
+    """
     rows = table.bounds[split]
     ids = [str(row) for row in range(*rows)]
+    for name, value in means(judged).items():  # first, so that they stand for the run where there is room for few
+        others = {label: means(other)[name] for label, other in simple.items()}
+        baseline = others.pop("base_rate", None)
+        shares = _mean_shares(name, scores, table, rows, tasks)
+        spread = None if shares is None else float(shares.std(ddof=1) / math.sqrt(len(shares)))
+        if shares is not None:
+            run.add_examples(f"{split}/{name}", ids, value + shares)
+        run.metric(
+            f"{split}/{name}", value, stderr=spread, n=len(ids), better=BETTER[name], baseline=baseline,
+            baselines=others,
+        )  # fmt: skip
     for place, task in enumerate(tasks):
         for name, (value, error, n) in judged[task].items():
             others = {label: other[task][name][0] for label, other in simple.items()}
@@ -132,14 +144,10 @@ def record(
         if table.shape.tasks[task] == "binary":
             losses = metrics.log_losses(scores[:, place], labels_of(table, rows, task))
             run.add_examples(f"{split}/{task}/logloss", ids, losses)
-    for name, value in means(judged).items():
-        others = {label: means(other)[name] for label, other in simple.items()}
-        baseline = others.pop("base_rate", None)
-        spread = _mean_error(name, scores, table, rows, tasks)
-        run.metric(
-            f"{split}/{name}", value, stderr=spread, n=len(ids), better=BETTER[name], baseline=baseline,
-            baselines=others,
-        )  # fmt: skip
+            for name in ("auc", "ne"):
+                share = metrics.influence(name, scores[:, place], labels_of(table, rows, task))
+                if share is not None:
+                    run.add_examples(f"{split}/{task}/{name}", ids, judged[task][name][0] + share)
 
 
 def record_by_history(run: Any, split: str, scores: np.ndarray, table: ImpressionTable, tasks: Sequence[str]) -> None:
@@ -166,20 +174,17 @@ def record_by_history(run: Any, split: str, scores: np.ndarray, table: Impressio
                 run.metric(f"{split}/history_{name}/{metric}", value, stderr=None, n=len(own), better=BETTER[metric])
 
 
-def _mean_error(
+def _mean_shares(
     name: str, scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tasks: Sequence[str]
-) -> float | None:
-    """The standard error of a mean over tasks, whose rows are the same: from what each row adds to all of them."""
+) -> np.ndarray | None:
+    """(n,) what each row adds to a mean over tasks, whose rows are the same; None where no task has the metric."""
     shares = []
     for place, task in enumerate(tasks):
         if table.shape.tasks[task] == "binary":
             share = metrics.influence(name, scores[:, place], labels_of(table, rows, task))
             if share is not None:
                 shares.append(share)
-    if not shares:
-        return None
-    mean = np.mean(shares, axis=0)
-    return float(mean.std(ddof=1) / math.sqrt(len(mean)))
+    return np.asarray(np.mean(shares, axis=0)) if shares else None
 
 
 def sentence(split: str, judged: Judged, simple: Mapping[str, Judged]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from recsysml.data.impression_data import ImpressionTable
 from recsysml.engine import checkpoint, device
 from recsysml.errors import ConfigError
 from recsysml.metrics.page import slate_ndcg
-from recsysml.models.value_model import Slates, ValueModel, losses, make_slates, shares
+from recsysml.models.value_model import Slates, ValueModel, from_checkpoint, losses, make_slates, shares
 from recsysml.ranking.pages import worth
 from recsysml.ranking.task_probabilities import Probabilities, open_probabilities
 
@@ -33,7 +33,7 @@ class Judged:
     requests: np.ndarray  # (R,)
     ndcg: dict[str, np.ndarray]  # task -> (R,) of the order, judged by the task's labels
     equal: dict[str, np.ndarray]  # the same of an order by the sum of all probabilities
-    shares: np.ndarray | None  # (T,) None of an expression
+    shares: np.ndarray | None  # (T,) None where the model has none
     spread: np.ndarray | None  # (T,) standard errors
     error: tuple[float, float] | None  # L1 gap to the shares asked for, and its standard error
 
@@ -46,12 +46,11 @@ def judge(
     target: np.ndarray | None,
 ) -> Judged:
     """labels: task -> (n,) of the rows that the slates were made of. target (T,): the shares asked for, if any."""
-    value = np.zeros(slates.real.shape)
-    value[slates.real] = model.values(slates.probabilities[slates.real])  # a place without an item has no value
+    value = model.slate_values(slates.probabilities, slates.real)
     equal = slates.probabilities.sum(axis=2)
     found = {task: slate_ndcg(slates.of(column), value, slates.real) for task, column in labels.items()}
     simple = {task: slate_ndcg(slates.of(column), equal, slates.real) for task, column in labels.items()}
-    if model.expression is not None:
+    if not model.has_shares:
         return Judged(slates.requests, found, simple, None, None, None)
     lost = losses(measure, slates, model.weights)  # (R, T)
     reached = shares(measure, lost.mean(axis=0))
@@ -65,14 +64,24 @@ def judge(
     return Judged(slates.requests, found, simple, reached, again.std(axis=0, ddof=1), error)
 
 
-def record(run: Any, split: str, judged: Judged, model: ValueModel, naive: float | None = None) -> None:
-    """Put a split's metrics into the run's record. naive: the L1 gap if the shares asked for were the weights."""
+def record(
+    run: Any,
+    split: str,
+    judged: Judged,
+    model: ValueModel,
+    unwanted: Sequence[str] = (),
+    naive: float | None = None,
+) -> None:
+    """Put a split's metrics into the run's record. unwanted: tasks that an order does better without, as it does those
+    whose weights lie below 0. naive: the L1 gap if the shares asked for were the weights."""
+    below = {task for task, weight in zip(model.tasks, model.weights, strict=True) if weight < 0}
     for task, each in judged.ndcg.items():
+        better = "lower" if task in unwanted or task in below else "higher"
         counted = np.isfinite(each)
         n = int(counted.sum())
         error = float(each[counted].std(ddof=1) / np.sqrt(n)) if n > 1 else None
         value, simple = (float(np.mean(x[counted])) if n else np.nan for x in (each, judged.equal[task]))
-        run.metric(f"{split}/{task}/ndcg", value, stderr=error, n=n, better="higher", baseline=simple)
+        run.metric(f"{split}/{task}/ndcg", value, stderr=error, n=n, better=better, baseline=simple)
         if n:
             run.add_examples(f"{split}/{task}/ndcg", [str(id_) for id_ in judged.requests[counted]], each[counted])
     if judged.error is not None:
@@ -161,6 +170,11 @@ def record_pages(
     logger.info("%s, true reward of %s pages: %s", split, f"{n:,}", said)
 
 
+def naive_error(measure: str, slates: Slates, target: np.ndarray) -> float:
+    """The L1 gap to the shares asked for (T,) if they were the weights."""
+    return float(np.abs(shares(measure, losses(measure, slates, target).mean(axis=0)) - target).sum())
+
+
 def sentence(split: str, judged: Judged, model: ValueModel) -> str:
     """One line for the screen."""
     parts = []
@@ -176,9 +190,16 @@ def sentence(split: str, judged: Judged, model: ValueModel) -> str:
 def labelled(
     table: ImpressionTable, probabilities: Probabilities, split: str, tasks: list[str]
 ) -> tuple[Slates, dict[str, np.ndarray]]:
-    """The slates of a split with the tasks' probabilities, and the tasks' labels of its rows."""
+    """The slates of a split with the tasks' probabilities, and the tasks' labels of its rows as gains: real labels in
+    their own unit, those below 0 as nothing."""
     start, stop = table.bounds[split]
-    columns = {task: table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64) for task in tasks}
+    columns = {}
+    for task in tasks:
+        found = table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64)
+        if table.shape.tasks[task] == "real":
+            own = table.encoder.original(task, found)
+            found = np.where(own > 1e-5 * table.encoder.scales[task][1], own, 0.0)  # 0 comes back as nearly that
+        columns[task] = found
     return make_slates(probabilities(table, (start, stop)), table.requests[start:stop]), columns
 
 
@@ -196,8 +217,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
         raise ConfigError(f"{checkpoint_dir} holds a model of kind {described.get('kind')!r}, not a value model")
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     tasks, measure = described["tasks"], described["measure"]
-    weights = dict(zip(tasks, tensors["weights"].tolist(), strict=True))
-    model = ValueModel(tasks, weights, described["expression"])
+    model = from_checkpoint(described, tensors["weights"])
     target = tensors["target"].numpy() if "target" in tensors else None
     table, probabilities = open_probabilities(
         described["init_from"], config.data, tasks, batch_size=config.eval.batch_size, device=machine.device
@@ -209,6 +229,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     split = config.eval.split
     slates, labels = labelled(table, probabilities, split, tasks)
     judged = judge(model, slates, labels, measure, target)
-    record(run, split, judged, model)
+    naive = None if target is None else naive_error(measure, slates, target)
+    record(run, split, judged, model, getattr(config.data, "unwanted", ()), naive)
+    section(run, {split: judged}, model, target, "")
     record_pages(run, split, model, probabilities, table.encoder, config)
     logger.info("%s", sentence(split, judged, model))

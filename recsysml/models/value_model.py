@@ -21,7 +21,7 @@ import torch
 
 from recsysml.errors import ConfigError
 from recsysml.metrics.page import slate_ndcg
-from recsysml.models.value_expression import ValueExpression
+from recsysml.models.value_expression import ValueExpression, split_order
 
 # a regret below it counts as it: a task that is served perfectly has no finite share
 _LEAST_REGRET = 1e-6
@@ -30,19 +30,64 @@ _WIDEST = 25.0
 
 
 class ValueModel:
-    """value = sum of weight x probability, or a checked expression; tasks as the probabilities' columns are."""
+    """value = sum of weight x probability, or a checked expression; tasks as the probabilities' columns are.
 
-    def __init__(self, tasks: list[str], weights: Mapping[str, float], expression: str | None = None) -> None:
+    With `top`, another expression, the first `top_places` of a slate are those of its largest values, and the items
+    left stand below them by value.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str],
+        weights: Mapping[str, float],
+        expression: str | None = None,
+        top: str | None = None,
+        top_places: int = 1,
+    ) -> None:
         self.tasks = tasks
         self.weights = np.array([weights.get(task, 0.0) for task in tasks])  # (T,)
         self.expression = ValueExpression(expression, tasks) if expression else None
+        self.top = ValueExpression(top, tasks, "model.top_expression") if top else None
+        self.top_places = top_places
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether tasks have shares of importance: of a sum over what is wanted, and of no other order."""
+        return self.expression is None and self.top is None and bool((self.weights >= 0).all())
 
     def values(self, probabilities: np.ndarray) -> np.ndarray:
         """(..., T) -> (...). Raises ValueError where an expression has no finite value."""
         if self.expression is None:
             return np.asarray(probabilities @ self.weights)
+        return self._by(self.expression, probabilities)
+
+    def slate_values(self, probabilities: np.ndarray, real: np.ndarray) -> np.ndarray:
+        """(R, M) what slates are ordered by, largest first, of probabilities (R, M, T); 0 where no item is real (R, M).
+
+        With `top` it is the place, counted from the last.
+        """
+        found = np.zeros(real.shape)
+        found[real] = self.values(probabilities[real])
+        if self.top is None:
+            return found
+        above = np.full(real.shape, -np.inf)
+        above[real] = self._by(self.top, probabilities[real])
+        rest = torch.from_numpy(np.where(real, found, -np.inf))
+        order = split_order(torch.from_numpy(above), rest, self.top_places).numpy()
+        places = np.broadcast_to(np.arange(real.shape[1], 0, -1.0), real.shape)
+        np.put_along_axis(found, order, places, axis=1)
+        return np.where(real, found, 0.0)
+
+    def _by(self, expression: ValueExpression, probabilities: np.ndarray) -> np.ndarray:
         named = {task: torch.from_numpy(probabilities[..., place]) for place, task in enumerate(self.tasks)}
-        return self.expression(named).numpy()
+        return expression(named).numpy()
+
+
+def from_checkpoint(described: Mapping[str, Any], weights: torch.Tensor) -> ValueModel:
+    """described: the `model` entry of checkpoint.json; weights (T,)."""
+    by_task = dict(zip(described["tasks"], weights.tolist(), strict=True))
+    top = described.get("top_expression")
+    return ValueModel(described["tasks"], by_task, described["expression"], top, described.get("top_places", 1))
 
 
 def checkpoint_folder(path: str | Path) -> Path | None:

@@ -30,7 +30,8 @@ class AgeBias(nn.Module):
         super().__init__()
         if not span > 0:
             raise ValueError("an age needs a log that takes time: all events are of one moment")
-        self.register_buffer("born", born.float())
+        # no part of a checkpoint: data tell it anew, and an infinite one would be taken for a weight gone astray
+        self.register_buffer("born", born.float(), persistent=False)
         self.register_buffer("bounds", torch.tensor([0.0, *(span / 2**n for n in range(OCTAVES, 0, -1))]))
         self.table = nn.Parameter(torch.zeros(OCTAVES + 2))
 

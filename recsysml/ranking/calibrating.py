@@ -8,6 +8,7 @@ the ranker is trained.)
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from recsysml.data.impression_data import CALIBRATION, ImpressionTable
-from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable
+from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable, Platt
 from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
 # rows of the rarer answer below which a task's map would be that of a few rows
 MIN_OF_EACH = 10
+# of Platt's map: less of it would leave ties in float32
+_LEAST_SLOPE = 0.01
 # standard deviations of a cohort's shift before anything is seen of it, in logits, among which each task's is chosen
 _PRIORS = (0.03, 0.1, 0.3, 1.0)
 
@@ -69,6 +72,8 @@ def fit_calibration(
         shaped = z if alone is None else alone(z.float()).double()
         prior = _chosen_prior(shaped, y, counted, ids, cohort_sizes)
     _least_log_loss(calibration, z, y, counted, ids, prior)
+    if isinstance(calibration.shape, Platt):
+        _keep_order(calibration.shape, z, names)
     return calibration.float().eval().requires_grad_(False)
 
 
@@ -161,6 +166,24 @@ def _least_log_loss(
         return value
 
     search.step(loss)
+
+
+@torch.no_grad()
+def _keep_order(shape: Platt, z: Tensor, names: Sequence[str] | None) -> None:
+    """Gives slopes that have fallen to nothing the least one there is, and the bias what that moves.
+
+    Where held-out rows say that the order is upside down, the likeliest slope is 0: all rows alike, but for rounding.
+    """
+    slope = nn.functional.softplus(shape.slope)
+    flat = slope < _LEAST_SLOPE
+    if flat.any():
+        shape.bias.sub_(torch.where(flat, (_LEAST_SLOPE - slope) * z.mean(dim=0), 0.0))
+        shape.slope[flat] = math.log(math.expm1(_LEAST_SLOPE))
+        tasks = [names[int(task)] if names else f"task {task}" for task in flat.nonzero()[:, 0]]
+        logger.warning(
+            "calibration: on the rows that are held out the order of %s is no better than chance: nearly all"
+            " probabilities become the mean", ", ".join(tasks),
+        )  # fmt: skip
 
 
 def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]) -> Calibration:

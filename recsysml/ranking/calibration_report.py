@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,41 +14,59 @@ from recsysml.data.impression_data import ImpressionTable
 from recsysml.metrics import calibration as metrics
 from recsysml.plots_calibration import reliability_plot
 
-# bins of the diagram, and cohorts in the table
-_BINS, _COHORTS = 15, 12
+# bins of the errors, rows of the rarer answer that a bin of a diagram has at least, and cohorts in the table
+_BINS, _RARER, _COHORTS = 15, 10, 20
+
+# metric -> (value, standard error, what else is to be known)
+Numbers = dict[str, tuple[float, float | None, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class TaskCalibration:
+    """Of one task. Curves by name, what is served last."""
+
+    numbers: dict[str, Numbers]
+    bins: dict[str, list[dict[str, float]]]
+    cohorts: list[list[Any]]  # name, rows, predicted, observed, z of those with enough rows, by what is served
+
+    @property
+    def first(self) -> Numbers:
+        """Before it was mended, if it was."""
+        return next(iter(self.numbers.values()))
+
+    @property
+    def served(self) -> Numbers:
+        return list(self.numbers.values())[-1]
 
 
 def record_calibrations(
     run: Any, split: str, scores: np.ndarray, raw: np.ndarray | None, table: ImpressionTable, tasks: Sequence[str]
 ) -> str:
-    """`record_calibration` of every binary task, and before them one table of all. Returns it as lines for the screen.
+    """`record_calibration` of every binary task, and one section of all. Returns it as lines for the screen.
 
     scores (n, T): the logits served, of the split's rows; raw: what they were before they were calibrated, if at all.
     """
     start, stop = table.bounds[split]
     cohorts = {name: table.cohort(name)[start:stop] for name in table.shape.cohorts}
-    words = {name: ["other", *table.encoder.vocabularies.get(name, [])] for name in cohorts}
-    said, rows = [], []
+    # a hashed column has buckets, and no words
+    vocabularies = {name: table.encoder.vocabularies.get(name) for name in cohorts}
+    words = {name: ["other", *known] for name, known in vocabularies.items() if known is not None}
+    said, found = [], {}
     for place, task in enumerate(tasks):
         if table.shape.tasks[task] != "binary":
             continue
         labels = table.labels[start:stop, list(table.shape.tasks).index(task)].astype(np.float64)
         curves = {} if raw is None else {"uncalibrated": expit(raw[:, place])}
         curves["served"] = expit(scores[:, place])
-        found = record_calibration(run, split, task, curves, labels, cohorts, words)
-        ece, before = found["ece"], found["ece_before"]
+        found[task] = record_calibration(run, split, task, curves, labels, cohorts, words)
+        (before, *_), (ece, _, floor) = found[task].first["ece"], found[task].served["ece"]
         said.append(
-            f"{split}/{task}/ece {ece.value:.4f}"
-            + (f" (uncalibrated {before.value:.4f})" if raw is not None else "")
-            + f", of a perfect model {ece.perfect:.4f} ± {ece.perfect_spread:.4f}"
+            f"{split}/{task}/ece {ece:.4f}"
+            + (f" (uncalibrated {before:.4f})" if raw is not None else "")
+            + f", of a perfect model {floor['perfect']:.4f} ± {floor['perfect_spread']:.4f}"
         )
-        ratios = [float(p.mean() / labels.mean()) if labels.any() else None for p in curves.values()]
-        rows.append([task, ratios[0], ratios[-1], before.value, ece.value, ece.perfect, ece.perfect_spread, ece.z])
-    columns = [
-        "task", "predicted / observed, raw", "served", "ECE, raw", "served", "of a perfect model", "its spread", "z",
-    ]  # fmt: skip
-    note = "Do the probabilities mean what they say? z within 2: as well as can be told from these rows."
-    run.section(f"calibration_{split}", f"Calibration, {split}", [sections.table("All tasks", columns, rows)], note)
+    if found:
+        write_section(run, split, found)
     return "\n".join(said)
 
 
@@ -59,68 +78,79 @@ def record_calibration(
     labels: np.ndarray,
     cohorts: Mapping[str, np.ndarray],
     words: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, metrics.CalibrationError]:
-    """Put a task's calibration into the run's record, and its diagram and tables into the report.
+) -> TaskCalibration:
+    """Put a task's calibration into the run's record, and its diagram among the plots.
 
     curves: name -> probabilities (n,) of the same rows, such as `raw` and `calibrated`; the last is what is served, and
-    its numbers are the metrics, with the first one's as baseline. labels (n,) 0 or 1. cohorts: name -> (n,) ids from 0,
-    called by `words` where these are given. Returns the expected calibration errors of the last, and of the first as
-    `ece_before`.
+    its numbers are the metrics, beside the first one's. labels (n,) 0 or 1. cohorts: name -> (n,) ids from 0, called by
+    `words` where these are given.
     """
+
+    def called(feature: str, id_: int) -> str:
+        return f"{feature}={words[feature][id_] if words and feature in words else id_}"
+
     served, first = list(curves)[-1], next(iter(curves))
-    found = {name: _numbers(p, labels, cohorts) for name, p in curves.items()}
-    for name, (value, error, more) in found[served].items():
-        baseline = found[first][name][0] if first != served else None
+    numbers = {name: _numbers(p, labels, cohorts, called) for name, p in curves.items()}
+    for name, (value, error, more) in numbers[served].items():
+        others = {first: numbers[first][name][0]} if first != served else {}
         run.metric(
-            f"{split}/{task}/{name}", value, stderr=error, n=len(labels), better="lower", baseline=baseline, **more
+            f"{split}/{task}/{name}", value, stderr=error, n=len(labels), better="lower", baselines=others, **more
         )
-    bins = {name: metrics.reliability(p, labels, _BINS) for name, p in curves.items()}
-    plot = reliability_plot(run.path / "plots" / f"reliability_{split}_{task}.png", f"{task}, {split}", bins)
+    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    n_bins = int(np.clip(rarer // _RARER, 3, _BINS))  # bins of a few events each would show chance alone
+    bins = {name: metrics.reliability(p, labels, n_bins) for name, p in curves.items()}
+    drawn = {f"{name}, ECE {numbers[name]['ece'][0]:.4f}": (curves[name], own) for name, own in bins.items()}
+    plot = reliability_plot(run.path / "plots" / f"reliability_{split}_{task}.png", f"{task}, {split}", drawn)
     run.artifact("plots", str(plot.relative_to(run.path)))
-    drawn = [{"curve": name, **each} for name, own in bins.items() for each in own]
-    numbers = list(found[served])
-    parts = [
-        sections.reliability("Observed against predicted, bins of equal rows, 95% intervals", drawn),
-        sections.table(
-            "In numbers",
-            ["probabilities", *numbers],
-            [[name, *(own[key][0] for key in numbers)] for name, own in found.items()],
-        ),
-    ]
     rows: list[list[Any]] = []
     for feature, ids in cohorts.items():
         gaps = metrics.cohort_gaps(curves[served], labels, ids)
         columns = (gaps.ids, gaps.n, gaps.predicted, gaps.observed, gaps.z)
-        named = words[feature] if words else range(1 + int(ids.max(initial=0)))
-        rows += [
-            [f"{feature}={named[int(id_)]}", int(n), *map(float, more)] for id_, n, *more in zip(*columns, strict=True)
-        ]
-    rows.sort(key=lambda row: -abs(row[-1]))
-    parts.append(
-        sections.table(
-            f"Cohorts furthest off, {served}", ["cohort", "rows", "predicted", "observed", "z"], rows[:_COHORTS]
-        )
-    )
-    worst = found[served]["mce"][2]
-    ece = found[served]["ece"][2]
+        rows += [[called(feature, int(id_)), int(n), *map(float, more)] for id_, n, *more in zip(*columns, strict=True)]
+    return TaskCalibration(numbers, bins, rows)
+
+
+def write_section(run: Any, split: str, found: Mapping[str, TaskCalibration]) -> None:
+    """All tasks of a split side by side: their diagrams, their numbers, and the cohorts that are furthest off."""
+    parts = [
+        sections.reliability(task, [{"curve": name, **each} for name, own in one.bins.items() for each in own])
+        for task, one in found.items()
+    ]
+    rows: list[list[Any]] = []
+    for task, one in found.items():
+        ece, worst = one.served["ece"], one.served["mce"][2]
+        ratios = [own["ratio_error"][2]["predicted_over_observed"] for own in (one.first, one.served)]
+        rows.append(
+            [task, *ratios, one.first["ece"][0], ece[0], *(ece[2][key] for key in ("perfect", "perfect_spread", "z")),
+             worst["segment"], worst["p_value"]]
+        )  # fmt: skip
+    columns = ["task", "predicted / observed, raw", "served", "ECE, raw", "served", "of a perfect model", "its spread",
+               "z", "worst segment", "its p"]  # fmt: skip
+    parts.append(sections.table("All tasks", columns, rows))
+    keys = list(next(iter(found.values())).served)
+    every = [
+        [task, name, *(own[key][0] for key in keys)] for task, one in found.items() for name, own in one.numbers.items()
+    ]
+    parts.append(sections.table("In numbers", ["task", "probabilities", *keys], every))
+    off = [[task, *row] for task, one in found.items() for row in one.cohorts]
+    off.sort(key=lambda row: -abs(row[-1]))
+    title = f"Cohorts furthest off, as served: {min(len(off), _COHORTS)} of {len(off)}"
+    parts.append(sections.table(title, ["task", "cohort", "rows", "predicted", "observed", "z"], off[:_COHORTS]))
     note = (
-        f"ECE {found[served]['ece'][0]:.4f}; a perfect model on these rows would show {ece['perfect']:.4f} ±"
-        f" {ece['perfect_spread']:.4f} (z {ece['z']:.1f}). Worst of {worst['segments']} segments: {worst['segment']}"
-        f" (p {worst['p_value']:.2g})."
+        "Do the probabilities mean what they say? Diagrams: observed share against mean prediction, bins of equal rows,"
+        " 95% intervals (Wilson). z within 2: as well as can be told from these rows. A worst segment's p above 0.05 is"
+        " what chance gives."
     )
-    run.section(f"calibration_{split}_{task}", f"Calibration of {task}, {split}", parts, note)
-    wide = {name: metrics.expected_calibration_error(curves[name], labels, _BINS) for name in (first, served)}
-    return {"ece": wide[served], "ece_before": wide[first]}
+    run.section(f"calibration_{split}", f"Calibration, {split}", parts, note)
 
 
-def _numbers(
-    p: np.ndarray, labels: np.ndarray, cohorts: Mapping[str, np.ndarray]
-) -> dict[str, tuple[float, float | None, dict[str, Any]]]:
-    """Metric -> (value, standard error, what else is to be known)."""
+def _numbers(p: np.ndarray, labels: np.ndarray, cohorts: Mapping[str, np.ndarray], called: Any) -> Numbers:
     wide = metrics.expected_calibration_error(p, labels, _BINS, "width")
     equal = metrics.expected_calibration_error(p, labels, _BINS, "mass")
     multi = metrics.multicalibration_error(p, labels, cohorts)
     ratio, ratio_error = metrics.predicted_over_observed(p, labels)
+    feature, is_one, id_ = multi.segment.rpartition("=")
+    segment = called(feature, int(id_)) if is_one else multi.segment
     # the spread of the error is about that of a perfect model's, which is what it is held against
     return {
         "ece": (wide.value, wide.perfect_spread, _held_against(wide)),
@@ -134,7 +164,7 @@ def _numbers(
             {
                 "sigmas": multi.sigmas,
                 "p_value": multi.p_value,
-                "segment": multi.segment,
+                "segment": segment,
                 "segments": multi.n_segments,
             },
         ),

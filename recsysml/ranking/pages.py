@@ -14,9 +14,9 @@ from recsysml.ranking.task_probabilities import Probabilities
 
 
 def worth(model: ValueModel, probabilities: Probabilities, candidates: Candidates) -> np.ndarray:
-    """(R, M) value of every candidate by a model of the tasks' probabilities, each as if at the top."""
-    found = model.values(probabilities(candidates.table, (0, candidates.items.size)))
-    return np.asarray(found.reshape(candidates.items.shape))
+    """(R, M) what pages are ordered by: of every candidate, by the tasks' probabilities as if it were at the top."""
+    found = probabilities(candidates.table, (0, candidates.items.size))
+    return model.slate_values(found.reshape(*candidates.items.shape, -1), candidates.offered)
 
 
 def make_pages(name: str, values: np.ndarray, candidates: Candidates, how: Any, seed: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def section_reliability(part: Mapping[str, Any], labels: Sequence[str]) -> dict[
     """Observed against predicted share, the diagonal, and points as large as their bins."""
     base = _base()
     top = max([1e-9, *(max(row["predicted"], row["observed"], row.get("high") or 0) for row in part["bins"])])
-    ends = alt.Scale(domain=[0, end := _round_up(top)])
+    ends = alt.Scale(domain=[0, end := _round_up(top)], nice=False)
     diagonal = alt.Chart(alt.Data(values=[{"p": 0}, {"p": end}])).mark_line(
         color=_INK, strokeDash=[4, 3], opacity=0.5, strokeWidth=1.2
     )
@@ -163,9 +163,10 @@ def merged(orders: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _round_up(top: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, at most 1: shares that are small (clicks) fill the picture too."""
+    """The next even number of ten steps, at most 1: shares that are small (clicks) fill the picture too."""
     power = 10.0 ** math.floor(math.log10(top))
-    return min(1.0, next(step * power for step in (1, 2, 5, 10) if top <= step * power * (1 + 1e-9)))
+    steps = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+    return min(1.0, next(step * power for step in steps if top <= step * power * (1 + 1e-9)))
 
 
 def _base(name: str = "rows") -> alt.Chart:

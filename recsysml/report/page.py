@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -21,6 +22,7 @@ from recsysml import __version__
 from recsysml.report import charts, tables
 from recsysml.report.curves import axes_of, curve_charts
 from recsysml.report.gather import ReportedRun
+from recsysml.report.sweeps import sweeps_of
 from recsysml.report.tables import Cell, Table
 
 PARTS = ("config", "data", "model", "protocol", "environment")
@@ -57,6 +59,7 @@ def render(runs: Sequence[ReportedRun]) -> str:
     labels = [run.label for run in runs]
     sections = [
         Section("summary", "Summary", [Block(table=tables.summary(runs), wide=True)]),
+        *_sweep_sections(runs),
         *_task_section(runs, labels),
         *_metric_section(runs, labels),
         *_against_section(runs),
@@ -79,6 +82,21 @@ def render(runs: Sequence[ReportedRun]) -> str:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
     )
+
+
+def _sweep_sections(runs: Sequence[ReportedRun]) -> list[Section]:
+    """What was swept, setting by setting, and how it went, for every sweep that several of the runs are jobs of."""
+    found = []
+    for number, sweep in enumerate(sweeps_of(runs)):
+        note = "A row a setting; numbers are means over seeds or simulated worlds, ± their standard deviation."
+        blocks = [Block(note=note, table=sweep.table, wide=True)]
+        blocks += [Block(file.stem.replace("_", " "), picture=_data_url(file), wide=True) for file in sweep.pictures]
+        found.append(Section(f"sweep-{number}", f"Sweep {sweep.name}", blocks))
+    return found
+
+
+def _data_url(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _task_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
@@ -165,6 +183,7 @@ def _curve_section(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[S
 def _own_sections(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[Section]:
     """Sections that the runs have written, those of one name together."""
     names = list(dict.fromkeys(name for run in runs for name in run.sections))
+    names.sort(key=lambda name: "val" in name.split("_"))  # what was chosen on stands below what was not
     found = []
     for name in names:
         owners = [run for run in runs if name in run.sections]
@@ -255,10 +274,8 @@ def _picture_section(runs: Sequence[ReportedRun]) -> list[Section]:
             if not file.resolve().is_relative_to(run.path.resolve()) or file.stat().st_size > room:
                 left_out += 1
                 continue
-            content = file.read_bytes()
-            room -= len(content)
-            address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            blocks.append(Block(f"{run.label}: {file.name}", picture=address))
+            room -= file.stat().st_size
+            blocks.append(Block(f"{run.label}: {file.name}", picture=_data_url(file)))
     note = f"{left_out} more are too large for this file: see plots/ of each run." if left_out else ""
     return [Section("pictures", "Pictures", blocks, note)] if blocks or left_out else []
 

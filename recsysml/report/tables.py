@@ -56,8 +56,8 @@ def summary(runs: Sequence[ReportedRun]) -> Table:
 
 
 def metrics(runs: Sequence[ReportedRun]) -> Table:
-    """One row a metric, one column a run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
+    """One row a metric, those of the test split first, one column a run."""
+    names = sorted(dict.fromkeys(name for run in runs for name in run.results["metrics"]), key=not_of_test)
     table = Table(["metric", "better", *(run.label for run in runs), "simplest method"])
     for name in names:
         entries = [run.results["metrics"].get(name) for run in runs]

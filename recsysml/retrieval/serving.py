@@ -99,7 +99,10 @@ def export(opened: Opened, folder: Path, histories: Histories | None, kind: str 
     without vectors, or a folder that holds other files already.
     """
     if not isinstance(opened.retriever, EncoderRetriever):
-        raise ConfigError(f"{opened.name} has no vectors to export: its scores are no products of vectors")
+        raise ConfigError(
+            f"{opened.name} has no vectors to export: two_tower, sasrec, multi_head and multi_stage have, unless"
+            " they were trained with trainer.loss=hierarchical or cluster"
+        )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / indexes.INDEX).is_file()):
         raise ConfigError(f"{folder} is not an empty folder: choose another")
     items = opened.retriever.item_vectors()

@@ -74,6 +74,8 @@ class RankingEvalConfig:
     """Probabilities of every task against what happened, beside simple methods."""
 
     family: ClassVar[str] = "impressions"
+    # kinds of models that it judges, where not all of the family
+    judges: ClassVar[tuple[str, ...]] = ("mtml",)
     headline: ClassVar[tuple[str, ...]] = ("val/ne", "val/auc")
 
     kind: str = "ranking"
@@ -123,6 +125,7 @@ class ValueEvalConfig:
     """The order of a value model: what each task gets of it, and whether its share is the one asked for."""
 
     family: ClassVar[str] = "impressions"
+    judges: ClassVar[tuple[str, ...]] = ("value_model",)
     headline: ClassVar[tuple[str, ...]] = ("test/importance_l1", "test/page/value", "test/page/session")
 
     kind: str = "value"
@@ -199,7 +202,7 @@ class PolicyEvalConfig:
     """What a policy would have earned, from another policy's log: eight off-policy estimates with their intervals."""
 
     family: ClassVar[str] = "slates"
-    headline: ClassVar[tuple[str, ...]] = ("test/policy/value", "test/policy/dr")
+    headline: ClassVar[tuple[str, ...]] = ("val/policy/value", "test/policy/value", "test/policy/dr")
 
     kind: str = "policy"
     # val or test; of a policy that has learnt nothing from the log also all

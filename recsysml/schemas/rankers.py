@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -128,6 +129,11 @@ class MTMLConfig:
                     near = nearest(name, among)
                     hint = f"Did you mean: {near}? " if near else ""
                     raise ConfigError(f"{key}: {name} is no task here. {hint}There are {', '.join(among)}.")
+        if self.position == "examination" and (real := [name for name in chosen if types.get(name) == "real"]):
+            raise ConfigError(
+                f"model.position=examination is a factor of probabilities, which the real label {real[0]} has not: use"
+                " additive, or leave it out of model.tasks."
+            )
         for name in {*self.factorised, *self.factorised.values()}:
             if types[name] != "binary":
                 raise ConfigError(f"model.factorised: {name} is no binary label, so it has no probability.")
@@ -151,11 +157,14 @@ class ValueModelConfig:
     init_from: str | None = None
     # task -> how much it is to matter, in any unit: only the shares count. Empty, without weights and expression: alike
     importance: dict[str, float] = field(default_factory=dict)
-    # task -> its weight, as it is
+    # task -> its weight, as it is; below 0 of what is unwanted
     weights: dict[str, float] = field(default_factory=dict)
     # of p_<task>, such as p_like / p_leave; numbers, + - * / **, brackets, exp log sqrt min max. Of a label that is a
     # number p_<task> is the number expected
     expression: str | None = None
+    # another expression for the first top_places of a slate; the items left stand below them by weights or expression
+    top_expression: str | None = None
+    top_places: int = 1
 
     def validate(self) -> None:
         """Raise a ConfigError for a value that cannot work."""
@@ -163,9 +172,18 @@ class ValueModelConfig:
         chosen = [name for name, value in ways.items() if value]
         if len(chosen) > 1:
             raise ConfigError(f"model.{' and model.'.join(chosen)} are both given: one says what an item is worth.")
-        for name in ("importance", "weights"):
-            for task, value in ways[name].items():  # type: ignore[union-attr]
-                above(f"model.{name}.{task}", value, 0)
+        for task, value in self.importance.items():
+            above(f"model.importance.{task}", value, 0)
+        for task, value in self.weights.items():
+            if not value or not math.isfinite(value):
+                raise ConfigError(f"model.weights.{task}={value}: give a number other than 0, or leave the task out.")
+        at_least("model.top_places", self.top_places, 1)
+        if self.top_expression and not (self.weights or self.expression):
+            raise ConfigError(
+                "model.top_expression: say by what the rest is ordered: model.weights or model.expression."
+            )
+        if self.top_places != 1 and not self.top_expression:
+            raise ConfigError(f"model.top_places={self.top_places} is read with model.top_expression alone.")
         if len(self.importance) == 1:
             raise ConfigError(f"model.importance={self.importance}: one task alone matters wholly; name two or more.")
 
@@ -181,8 +199,9 @@ class ValueModelConfig:
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
         types = data.task_types()
-        if self.expression:
-            ParsedExpression(self.expression, list(types))
+        for key in ("expression", "top_expression"):
+            if text := getattr(self, key):
+                ParsedExpression(text, list(types), f"model.{key}")
         if not (self.weights or self.expression) and len(self.asked(data)) < 2:
             raise ConfigError("data has fewer than two binary labels: one alone matters wholly; give model.weights.")
         for key, names in (("model.importance", self.importance), ("model.weights", self.weights)):

@@ -167,7 +167,10 @@ class RetrievalTrainerConfig(_LoopFields):
         if self.loss == "sampled" and not self.uniform_negatives + self.in_batch_negatives + self.hard_negatives:
             raise ConfigError("trainer.loss=sampled: all kinds of negatives are 0; set trainer.uniform_negatives=256.")
         if self.loss == "gbce" and (self.uniform_negatives < 1 or self.in_batch_negatives or self.hard_negatives):
-            raise ConfigError("trainer.loss=gbce: its negatives are uniform; set trainer.uniform_negatives alone.")
+            raise ConfigError(
+                "trainer.loss=gbce: its negatives are uniform; set trainer.uniform_negatives=256"
+                " trainer.in_batch_negatives=0 trainer.hard_negatives=0."
+            )
 
 
 @dataclass

@@ -72,6 +72,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
             *(config.model.name, parameters, device.device_name(machine.device), machine.precision),
             *(torch.get_num_threads(), f"{learnt[1] - learnt[0]:,}", table.name, ", ".join(model.tasks)),
         )
+        _warn_of_orphans(model, table)
     drawn = {"context_length": model.context_length, "seed": config.seed}
     batches: Any = ImpressionBatches(
         table,
@@ -133,6 +134,21 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         if record_reward:
             record_reward(run, split, config, model, table, machine)
     record.finish(run, fitted, best_by, chosen)
+
+
+def _warn_of_orphans(model: Any, table: ImpressionTable) -> None:
+    """Says where a task happened without the one that it is said not to be without: its probability comes out low."""
+    names = list(table.shape.tasks)
+    happened = {task: table.labels[slice(*table.fitted), names.index(task)] == 1 for task in model.tasks}
+    for place, above in model.parents.items():
+        task, parent = model.tasks[place], model.tasks[above]
+        orphans = int((happened[task] & ~happened[parent]).sum())
+        if orphans:
+            logger.warning(
+                "model.factorised: %s happened without %s in %s of its %s rows, which p(%s) p(%s | %s) takes for"
+                " impossible; leave it out of model.factorised, or mend the labels",
+                task, parent, f"{orphans:,}", f"{int(happened[task].sum()):,}", parent, task, parent,
+            )  # fmt: skip
 
 
 class TaskLoss:

@@ -14,7 +14,7 @@ from recsysml.engine import checkpoint, device
 from recsysml.errors import JobError
 from recsysml.evals import value as evals
 from recsysml.models.value_expression import ValueExpression
-from recsysml.models.value_model import ValueModel, losses, shares, solve
+from recsysml.models.value_model import ValueModel, solve
 from recsysml.ranking.task_probabilities import open_probabilities
 from recsysml.schemas.run import RunConfig
 
@@ -34,6 +34,11 @@ def train(config: RunConfig, run: Any) -> None:
     known = list(config.data.task_types())
     shares_asked = settings.asked(config.data)
     tasks = ValueExpression(expression, known).tasks if expression else list(shares_asked or settings.weights)
+    top, note = settings.top_expression, ""
+    if top:
+        tasks = list(dict.fromkeys([*tasks, *ValueExpression(top, known, "model.top_expression").tasks]))
+        places = "place goes" if settings.top_places == 1 else f"{settings.top_places} places go"
+        note = f"The first {places} by {top}."
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     table, probabilities = open_probabilities(
         settings.init_from, config.data, tasks, batch_size=config.eval.batch_size, device=machine.device
@@ -48,7 +53,7 @@ def train(config: RunConfig, run: Any) -> None:
         if not len(slates.requests):
             raise JobError(f"{table.name}: no request of {split} has two items or more: there is nothing to rank")
 
-    target, note, weights = None, "", settings.weights
+    target, weights = None, settings.weights
     if shares_asked:
         target = np.array([shares_asked[task] for task in tasks])
         started = time.perf_counter()
@@ -66,13 +71,13 @@ def train(config: RunConfig, run: Any) -> None:
             settings.name, ", ".join(f"{task} {weight:.4g}" for task, weight in weights.items()), found.steps,
             f"{len(split_slates['val'][0].requests):,}", seconds, said,
         )  # fmt: skip
-    model = ValueModel(tasks, weights, expression)
+    model = ValueModel(tasks, weights, expression, top, settings.top_places)
     tensors = {"weights": torch.from_numpy(model.weights)}
     if target is not None:
         tensors["target"] = torch.from_numpy(target)
     described = {
         "name": settings.name, "kind": settings.kind, "tasks": tasks, "measure": how.measure,
-        "expression": expression,
+        "expression": expression, "top_expression": top, "top_places": settings.top_places,
         "config": dataclasses.asdict(settings), "init_from": settings.init_from,
     }  # fmt: skip
     metadata = {"model": described, "data": {"name": table.name, "fingerprint": table.fingerprint}}
@@ -82,11 +87,8 @@ def train(config: RunConfig, run: Any) -> None:
     judged = {}
     for split, (slates, labels) in split_slates.items():
         judged[split] = evals.judge(model, slates, labels, how.measure, target)
-        naive = None
-        if target is not None:
-            mean = losses(how.measure, slates, target).mean(axis=0)
-            naive = float(np.abs(shares(how.measure, mean) - target).sum())
-        evals.record(run, split, judged[split], model, naive)
+        naive = None if target is None else evals.naive_error(how.measure, slates, target)
+        evals.record(run, split, judged[split], model, getattr(config.data, "unwanted", ()), naive)
         logger.info("%s", evals.sentence(split, judged[split], model))
     evals.record_pages(run, "test", model, probabilities, table.encoder, config)
     run.log(0, {f"{split}/importance_l1": each.error[0] for split, each in judged.items() if each.error is not None})

@@ -95,6 +95,12 @@ def test_everything_is_fitted_on_train_alone():
     assert {"gone", "i0", "i1"} <= set(table.encoder.vocabularies["item"])
     assert table.shape.history["past_item"] == table.shape.sparse["item"]
     assert table.shape.positions == 3
+    # of an event that only rows of test look back on neither the item nor the kind is known
+    stops = np.where(np.arange(40) < 30, raw().history_stops, 4)
+    past = {"past_item": pl.Series(["i0", "gone", "i1", "unseen"]), "past_kind": pl.Series(["x", "y", "x", "z"])}
+    later = encode(raw(history=past, history_stops=stops))
+    assert later.encoder.vocabularies == table.encoder.vocabularies
+    assert (later.history.values[3] == 0).all() and (later.history.values[:3] > 0).all()
     changed = raw()
     changed.dense["age"][25:] = 1e6
     assert encode(changed).encoder.to_json() == table.encoder.to_json()

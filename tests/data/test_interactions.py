@@ -156,6 +156,46 @@ def test_a_file_that_is_cut_off_is_said(tmp_path, suffix):
     assert "\n" not in str(caught.value) and path.name in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".inter", ".csv.gz"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("u1,i1,3,7,7", r"row 17 has (5|more) fields"),
+        ("café,i1,3", "row 17 is not UTF-8 text"),
+        ('"u1,i1,3', r"row 17: .*is a quote left open"),
+    ],
+)
+def test_a_row_that_no_table_can_hold_is_named(tmp_path, suffix, line, said):
+    if suffix == ".inter" and line.startswith('"'):
+        pytest.skip("a quote is a letter like others there")
+    lines = ["user_id,item_id,timestamp", *(",".join(event) for event in GOOD)]
+    lines[17] = line
+    content = "\n".join(lines).encode("latin-1")
+    path = tmp_path / f"e{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".csv.gz" else content)
+    if suffix == ".inter":
+        path.write_bytes(content.replace(b",", b"\t"))
+    with pytest.raises(DataError, match=said) as caught:
+        interactions.load(InteractionsConfig(path=str(path)))
+    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+
+
+def test_a_packed_file_that_is_cut_off_says_how_far_it_goes(tmp_path):
+    lines = ["user_id,item_id,timestamp", *(f"u{RANDOM.randrange(10**9)},i,{n}" for n in range(30_000))]
+    packed = gzip.compress("\n".join(lines).encode())
+    (tmp_path / "e.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"beyond line (\d+) or so \(cut off\?\)") as caught:
+        interactions.load(InteractionsConfig(path=str(tmp_path / "e.csv.gz")))
+    assert 5_000 < int(str(caught.value).partition("line ")[2].split()[0]) < 20_000
+
+
+def test_a_column_of_lists_is_no_id(tmp_path):
+    frame = pl.DataFrame({"user_id": [["a", "b"]] * 9, "item_id": ["i"] * 9, "timestamp": range(9)})
+    frame.write_parquet(tmp_path / "e.parquet")
+    with pytest.raises(DataError, match=r"e\.parquet: column 'user_id' holds List"):
+        interactions.load(InteractionsConfig(path=str(tmp_path / "e.parquet")))
+
+
 def test_a_known_file_is_held_to_its_checksum(tmp_path):
     path = write(tmp_path / "e.csv", GOOD)
     config = InteractionsConfig(path=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
@@ -241,6 +281,32 @@ def test_features_stand_beside_their_ids(tmp_path):
     ages = data.user_features.dense[:, 0]
     assert ages[data.user_ids.index("u1")] == 3 and np.isnan(ages).sum() == 3
     assert data.user_features.is_empty is False and data.item_features.vectors.shape == (40, 0)
+
+
+def test_tags_may_be_a_list_and_nothing_else_may(tmp_path):
+    config = with_tables(tmp_path)
+    plain = interactions.load(config).item_features
+    texts = {"i2": ["a", "b", "c"], "i0": ["c", ""], "i1": None}
+    table = pl.read_csv(config.items_path).with_columns(
+        pl.Series("words", [texts[name] for name in ("i2", "i0", "i1")], dtype=pl.List(pl.String))
+    )
+    table.write_parquet(tmp_path / "items.parquet")
+    config = dataclasses.replace(config, items_path=str(tmp_path / "items.parquet"))
+    lists = interactions.load(config).item_features
+    assert lists.tag_names == plain.tag_names
+    assert np.array_equal(lists.tag_offsets, plain.tag_offsets) and np.array_equal(lists.tags, plain.tags)
+    with pytest.raises(DataError, match=r"items\.parquet: column 'words' holds List"):
+        interactions.load(dataclasses.replace(config, item_categorical=["words"]))
+
+
+def test_a_table_that_knows_nothing_is_refused(tmp_path):
+    config = with_tables(tmp_path)
+    with pytest.raises(DataError, match=r"column 'colour' was to be numbers and has none, but 'blue'"):
+        interactions.load(dataclasses.replace(config, item_dense=["colour"]))
+    others = pl.read_csv(config.items_path).with_columns(pl.col("item_id").str.replace("i", "item "))
+    others.write_csv(tmp_path / "others.csv")
+    with pytest.raises(DataError, match=r"none of the ids in 'item_id' of the events, as 'i0': it has 'item 2'"):
+        interactions.load(dataclasses.replace(config, items_path=str(tmp_path / "others.csv")))
 
 
 def test_tables_of_features_are_checked_first(tmp_path):

@@ -52,6 +52,18 @@ def test_both_forms_give_the_same_order(tmp_path, source):
     assert data.user_features.dense[:, 0].tolist() == [1, 56] and data.user_features.categories[0] == ["F", "M"]
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [("1::2::3", "row 4 has no usable 'Timestamp'"), ("1::2::3::4::5", "row 4 has more fields than the 4")],
+)
+def test_a_row_of_another_length_is_named(tmp_path, row, said):
+    ratings = Path(folder(tmp_path)) / "ratings.dat"
+    lines = ratings.read_text().splitlines()
+    ratings.write_text("\n".join([*lines[:3], row, *lines[3:]]))
+    with pytest.raises(DataError, match=f"ratings.dat.* {said}"):
+        ml_1m.load(Ml1mConfig(name="m", path=str(tmp_path)))
+
+
 def test_ratings_are_taken_where_they_are(tmp_path):
     config = Ml1mConfig(name="m", path=folder(tmp_path, ratings=False))
     with pytest.raises(ConfigError, match=r"data.split=time needs ratings.dat"):

@@ -8,6 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from recsysml.data.world import load_impressions
 from recsysml.evals import ranking as evals
+from recsysml.examples import read_examples
+from recsysml.results import Run
 from recsysml.schemas.data import WorldConfig
 
 
@@ -58,3 +60,26 @@ def test_groups_are_those_of_the_users_rows_in_train(seed):
             assert f"test/history_{name}/auc" not in run.found
     assert held == len(known)
     assert len([name for name in run.found if name.endswith("/ne")]) >= 3
+
+
+def test_two_rankers_are_paired_row_by_row(tmp_path):
+    """The error of a difference in AUC, from what each row adds, is that of a bootstrap of the rows."""
+    table = load_impressions(WorldConfig(users=150, items=150, events=5000))
+    rows, rng = table.bounds["test"], np.random.default_rng(0)
+    labels = evals.labels_of(table, rows, "click")
+    first = labels + rng.normal(0, 1.5, len(labels))
+    both = [first, first + rng.normal(0, 0.5, len(labels))]
+    found = []
+    for scores in both:
+        run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
+        judged = evals.judge(scores[:, None], table, rows, ["click"])
+        evals.record(run, "test", scores[:, None], judged, {}, table, ["click"])
+        run.finish("ok")
+        examples = read_examples(run.path / "examples.parquet")
+        for name in ("test/click/auc", "test/click/ne", "test/auc", "test/ne"):
+            assert examples[name][1].mean() == pytest.approx(run.record["metrics"][name]["value"])
+        found.append(examples["test/click/auc"][1])
+    paired = found[1] - found[0]
+    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(300))
+    gaps = [roc_auc_score(labels[d], both[1][d]) - roc_auc_score(labels[d], both[0][d]) for d in draws]
+    assert paired.std(ddof=1) / np.sqrt(len(paired)) == pytest.approx(np.std(gaps), rel=0.2)

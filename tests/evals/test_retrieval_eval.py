@@ -96,6 +96,17 @@ def test_in_batch_hits_are_those_of_one_batch_of_all_pairs_when_there_are_few():
     assert sorted(judged.in_batch) == sorted(metrics.in_batch_hits(scores, asked.targets))
 
 
+def test_in_batch_hits_are_of_whole_batches_of_1024(monkeypatch):
+    sizes = []
+    hits = metrics.in_batch_hits
+    monkeypatch.setattr(
+        metrics, "in_batch_hits", lambda scores, items: sizes.append(scores.shape) or hits(scores, items)
+    )
+    asked = questions(world(n_users=2100), "val", mask_seen=True)
+    judged = evals.judge(Vectors(2100, 30), asked, mask_seen=True, ks=[5], batch_size=512, whole=True)
+    assert sizes == [(1024, 1024)] * 2 and len(judged.in_batch) == 2048
+
+
 def test_rows_can_be_asked_for_again_and_in_any_order():
     asked = questions(world(), "val", mask_seen=True)
     rows = np.array([3, 0, 3])
@@ -124,6 +135,10 @@ def test_the_record_has_baselines_groups_and_a_score_for_each_user(tmp_path):
     assert ids == data.user_ids
     assert values.mean() == pytest.approx(run.metrics["test/ndcg@5"].value)
     deciles = [m for name, m in run.metrics.items() if "popularity_decile" in name]
+    counts = np.bincount(data.splits["train"].items, minlength=30)
+    targets = metrics.popularity_deciles(counts)[asked["test"].targets].tolist()
+    found_in = {name: m.n for name, m in run.metrics.items() if "popularity_decile" in name}
+    assert found_in == {f"test/popularity_decile_{d}/recall@5": targets.count(d) for d in set(targets)}
     assert sum(m.n for m in deciles) == 40
     assert sum(m.n * m.value for m in deciles) / 40 == pytest.approx(found.value)  # one target a user
     assert run.metrics["test/history_5_to_9/recall@5"].value == pytest.approx(found.value)

@@ -1,6 +1,7 @@
 """Ranking metrics against brute force, scikit-learn and closed forms."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -156,3 +157,12 @@ def test_alignment_and_uniformity_against_their_definitions():
     cosine = (users * items).sum(axis=1) / np.linalg.norm(users, axis=1) / np.linalg.norm(items, axis=1)
     assert metrics.alignment(users, items) == pytest.approx(2 - 2 * cosine)
     assert metrics.alignment(users, 3 * users) == pytest.approx(np.zeros(15), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_standard_error_is_that_of_a_sample(seed):
+    values = np.random.default_rng(seed).random(5 + seed)
+    value, error = metrics.mean(values)
+    assert value == pytest.approx(sum(values) / len(values))
+    assert error == pytest.approx(statistics.stdev(values) / len(values) ** 0.5)
+    assert metrics.mean(values[:1]) == (values[0], None)

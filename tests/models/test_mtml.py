@@ -189,6 +189,19 @@ def test_vectors_begin_as_wide_as_the_config_says_and_those_never_met_at_zero(st
         assert float(table[~zero].std()) == pytest.approx(std, rel=0.04)
 
 
+def test_of_a_user_never_met_the_mixture_knows_nothing_whatever_they_did():
+    """The gate goes by the events of the past, but the id's vector of a user never met is nobody's."""
+    model, features = made(user="mixture").eval(), batch()
+    told = []
+    model.mixture.register_forward_hook(lambda _, inputs, __: told.append(inputs[2]))
+    features[2][::2, 0] = 0
+    features[2][1::2, 0] = 1
+    model(*features)
+    events = (features[4][..., 0] >= 0).sum(dim=1)
+    assert events[::2].sum() > 0
+    torch.testing.assert_close(told[0], torch.where(features[2][:, 0] == 0, 0, events))
+
+
 def test_data_with_ids_alone_is_enough():
     shape = RankingShape(sparse={"a": 3, "b": 4}, tasks={"click": "binary"})
     model = made(shape=shape, user="mixture").eval()

@@ -123,6 +123,30 @@ def test_values_are_a_sum_or_an_expression() -> None:
     np.testing.assert_allclose(ValueModel(["a", "b"], {}, "p_a / p_b").values(p), [0.4, 4.0])
 
 
+@pytest.mark.parametrize(("seed", "n_top"), [(0, 1), (1, 2), (2, 9)])
+def test_the_top_of_a_slate_may_go_by_another_value(seed: int, n_top: int) -> None:
+    p, requests = drawn(seed, 40, 3)
+    slates = make_slates(p, requests)
+    model = ValueModel(["a", "b", "c"], {"a": 1.0, "c": -2.0}, None, "p_b / p_a", n_top)
+    found = model.slate_values(slates.probabilities, slates.real)
+    for own, real, values in zip(slates.probabilities, slates.real, found, strict=True):
+        items = range(int(real.sum()))
+        first = sorted(items, key=lambda item: -own[item, 1] / own[item, 0])[:n_top]
+        left = sorted(set(items) - set(first), key=lambda item: -(own[item, 0] - 2 * own[item, 2]))
+        assert sorted(items, key=lambda item: -values[item]) == first + left
+        assert (values[~real] == 0).all()
+    assert not model.has_shares
+
+
+def test_what_is_unwanted_has_a_weight_and_no_share() -> None:
+    p, requests = drawn(3, 40, 2)
+    slates = make_slates(p, requests)
+    model = ValueModel(["a", "b"], {"a": 1.0, "b": -0.5})
+    found = model.slate_values(slates.probabilities, slates.real)
+    np.testing.assert_allclose(found, slates.real * (slates.probabilities @ [1.0, -0.5]))
+    assert not model.has_shares and ValueModel(["a", "b"], {"a": 1.0, "b": 0.5}).has_shares
+
+
 def test_configs_that_cannot_work_are_refused() -> None:
     data = WorldConfig()
     asked = ValueModelConfig().asked(data)
@@ -133,6 +157,16 @@ def test_configs_that_cannot_work_are_refused() -> None:
         ValueModelConfig(weights={"click": 1}, expression="p_click").validate()
     with pytest.raises(ConfigError, match=r"model\.importance\.click=0: it must be greater"):
         ValueModelConfig(importance={"click": 0, "like": 1}).validate()
+    ValueModelConfig(weights={"click": 1.0, "skip": -1.0}).validate()
+    for weight in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"model\.weights\.click=.*other than 0"):
+            ValueModelConfig(weights={"click": weight}).validate()
+    with pytest.raises(ConfigError, match="by what the rest is ordered"):
+        ValueModelConfig(top_expression="p_like").validate()
+    with pytest.raises(ConfigError, match=r"model\.top_places=2 is read with"):
+        ValueModelConfig(expression="p_like", top_places=2).validate()
+    with pytest.raises(ConfigError, match=r"model\.top_expression='p_lke'.*Did you mean: p_like"):
+        ValueModelConfig(expression="p_like", top_expression="p_lke").check_data(data)
     with pytest.raises(ConfigError, match="Did you mean: click"):
         ValueModelConfig(weights={"clik": 1.0}).check_data(data)
     with pytest.raises(ConfigError, match="there is no checkpoint"):

@@ -51,3 +51,17 @@ def test_gradnorm_pulls_at_the_task_that_lags_and_its_losses_keep_their_weights(
     torch.testing.assert_close(lagging.grad, weights.current(2))
     weights.eval()
     assert float(weights(torch.tensor([1.0, 1.0]), norms)) == pytest.approx(2.0)
+
+
+def test_gradnorm_asks_a_lagging_task_for_its_pace_to_the_power_of_alpha():
+    """The goal of each norm is the mean norm x pace^alpha: where the weighted norms are there, nothing moves."""
+    for alpha in (0.5, 2.0):
+        weights = TaskWeights("gradnorm", 2, alpha=alpha)
+        weights(torch.ones(2), torch.ones(2))  # the first step
+        losses = torch.tensor([0.9, 0.3])  # paces 1.5 and 0.5
+        norms = torch.tensor([1.5**alpha, 0.5**alpha])
+        norms = norms / norms.mean()
+        value = weights(losses, norms)
+        assert float(value.detach()) == pytest.approx(
+            float(losses.sum() + (norms - torch.tensor([1.5, 0.5]) ** alpha).abs().sum())
+        )

@@ -163,3 +163,21 @@ def test_mistakes_are_named() -> None:
         fit_calibration("platt", np.full((2, 1), np.inf), np.array([[0.0], [1.0]]))
     with pytest.raises(ValueError, match="need cohorts"):
         fit_calibration("platt", np.zeros((2, 1)), np.array([[0.0], [1.0]]), None, [3])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_order_that_is_upside_down_is_kept_and_said(seed, caplog):
+    """The likeliest slope is 0: without a least one all rows would be alike but for rounding, which has an order."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-1, 1, (3000, 2))
+    y = (rng.random((3000, 2)) < 1 / (1 + np.exp(np.stack([1 + z[:, 0], -z[:, 1]], axis=1)))).astype(float)
+    found = fit_calibration("platt", z, y, names=["skip", "like"])
+    served = found(torch.tensor(z).float()).numpy()
+    assert (
+        np.argsort(served[:, 0], kind="stable") == np.argsort(z[:, 0].astype(np.float32), kind="stable")
+    ).mean() > 0.99
+    assert len(np.unique(served[:, 0])) > 2900
+    p = 1 / (1 + np.exp(-served))
+    np.testing.assert_allclose(p.mean(axis=0), y.mean(axis=0), atol=1e-3)
+    assert np.ptp(p[:, 0]) < 0.05 < np.ptp(p[:, 1])
+    assert "the order of skip is no better than chance" in caplog.text

@@ -3,8 +3,10 @@
 import numpy as np
 
 from recsysml import sections
-from recsysml.ranking.calibration_report import record_calibration
+from recsysml.data.impressions import load_impressions
+from recsysml.ranking.calibration_report import record_calibration, record_calibrations, write_section
 from recsysml.results import Run
+from recsysml.schemas.impressions import ImpressionsConfig
 
 
 def test_it_is_in_the_record_the_plots_and_the_report(tmp_path):
@@ -14,20 +16,31 @@ def test_it_is_in_the_record_the_plots_and_the_report(tmp_path):
     cohorts = {"device": rng.integers(0, 3, 5000)}
     raw = np.where(cohorts["device"] == 2, np.sqrt(p), p)
     run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
-    record_calibration(run, "test", "click", {"raw": raw, "calibrated": p}, y, cohorts)
+    of_click = record_calibration(run, "test", "click", {"raw": raw, "calibrated": p}, y, cohorts)
+    of_like = record_calibration(
+        run, "test", "like", {"raw": p, "calibrated": p}, (rng.random(5000) < p) * 1.0, cohorts
+    )
+    write_section(run, "test", {"click": of_click, "like": of_like})
     run.finish("ok")
     found = run.record["metrics"]
     ece = found["test/click/ece"]
-    assert ece["value"] < 0.03 < 0.05 < ece["baseline"]
+    assert ece["value"] < 0.03 < 0.05 < ece["baselines"]["raw"] and ece["baseline"] is None
     assert abs(ece["z"]) < 3 and ece["perfect"] > 0
     assert found["test/click/mce"]["p_value"] > 0.001 and found["test/click/mce"]["segments"] == 4
-    assert found["test/click/mce"]["value"] < found["test/click/mce"]["baseline"] / 5
+    assert found["test/click/mce"]["value"] < found["test/click/mce"]["baselines"]["raw"] / 5
     assert (run.path / "plots" / "reliability_test_click.png").is_file()
-    section = sections.read(run.path / "sections" / "calibration_test_click.json")
-    diagram, numbers, table = section["parts"]
-    assert {each["curve"] for each in diagram["bins"]} == {"raw", "calibrated"}
-    assert [row[0] for row in numbers["rows"]] == ["raw", "calibrated"]
-    assert {row[0] for row in table["rows"]} == {"device=0", "device=1", "device=2"}
+    section = sections.read(run.path / "sections" / "calibration_test.json")
+    diagram, other, whole, numbers, table = section["parts"]
+    assert (diagram["title"], other["title"]) == ("click", "like")
+    assert {each["curve"] for each in diagram["bins"]} == {"raw", "calibrated"} and len(diagram["bins"]) == 30
+    assert [row[0] for row in whole["rows"]] == ["click", "like"]
+    assert whole["rows"][0][3] == ece["baselines"]["raw"] and whole["rows"][0][4] == ece["value"]
+    assert [row[:2] for row in numbers["rows"][:2]] == [["click", "raw"], ["click", "calibrated"]]
+    assert {tuple(row[:2]) for row in table["rows"]} == {
+        (t, f"device={d}") for t in ("click", "like") for d in range(3)
+    }
+    sigmas = [abs(row[-1]) for row in table["rows"]]
+    assert sigmas == sorted(sigmas, reverse=True)
 
 
 def test_raw_alone_names_the_cohort_that_is_off(tmp_path):
@@ -36,9 +49,39 @@ def test_raw_alone_names_the_cohort_that_is_off(tmp_path):
     y = (rng.random(4000) < p).astype(float)
     device = rng.integers(0, 3, 4000)
     run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
-    record_calibration(run, "val", "like", {"raw": np.where(device == 1, p / 2, p)}, y, {"device": device})
+    curves = {"raw": np.where(device == 1, p / 2, p)}
+    for words, name in ((None, "device=1"), ({"device": ["other", "phone", "tv"]}, "device=phone")):
+        found = record_calibration(run, "val", "like", curves, y, {"device": device}, words)
+        worst = run.record["metrics"]["val/like/mce"]
+        assert worst["segment"] == name and worst["p_value"] < 1e-6 and not worst["baselines"]
+        assert found.cohorts[0][0] == name
     run.finish("ok")
-    worst = run.record["metrics"]["val/like/mce"]
-    assert worst["segment"] == "device=1" and worst["p_value"] < 1e-6 and worst["baseline"] is None
-    section = sections.read(run.path / "sections" / "calibration_val_like.json")
-    assert section["parts"][2]["rows"][0][0] == "device=1"
+
+
+def test_a_hashed_cohort_is_named_by_its_bucket(tmp_path):
+    rng = np.random.default_rng(3)
+    country, shown = rng.integers(0, 40, 2500), rng.random(2500) < 0.4
+    rows = [f"{c},{c % 3},{int(y)}" for c, y in zip(country, shown, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["country,device,click", *rows]))
+    config = ImpressionsConfig(
+        path=str(tmp_path / "rows.csv"), sparse=["country", "device"], cohorts=["country", "device"],
+        hashed={"country": 5}, labels={"click": "binary"},
+    )  # fmt: skip
+    table = load_impressions(config)
+    start, stop = table.bounds["test"]
+    run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
+    record_calibrations(run, "test", rng.normal(size=(stop - start, 1)), None, table, ["click"])
+    run.finish("ok")
+    table_of = sections.read(run.path / "sections" / "calibration_test.json")["parts"][-1]
+    named = {row[1] for row in table_of["rows"]}
+    assert {f"device={d}" for d in range(3)} < named and any(name.startswith("country=") for name in named)
+
+
+def test_a_rare_task_has_few_bins(tmp_path):
+    rng = np.random.default_rng(2)
+    p = np.full(3000, 0.015) * rng.uniform(0.5, 1.5, 3000)
+    y = (rng.random(3000) < p).astype(float)
+    run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
+    (bins,) = record_calibration(run, "test", "share", {"served": p}, y, {}).bins.values()
+    run.finish("ok")
+    assert 3 <= len(bins) == y.sum() // 10 < 7

@@ -216,7 +216,9 @@ def test_labels_of_several_runs_are_merged_in_their_order():
     assert merged([["2", "10"], ["1", "3", "10", "1"]]) == ["1", "2", "3", "10"]
 
 
-@pytest.mark.parametrize(("top", "end"), [(0.004, 0.005), (0.06, 0.1), (0.1, 0.1), (0.13, 0.2), (0.65, 1), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("top", "end"), [(0.0034, 0.004), (0.06, 0.06), (0.1, 0.1), (0.13, 0.15), (0.65, 0.8), (1.0, 1)]
+)
 def test_small_shares_fill_their_diagram(top, end):
     row = {"run": "a", "curve": "", "predicted": top / 2, "observed": top, "count": 3, "low": None, "high": None}
     chart = section_reliability({"bins": [row]}, ["a"])
@@ -398,3 +400,16 @@ def _pixels(path):
 
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def test_what_was_measured_on_test_stands_above_what_was_chosen_on(tmp_path):
+    run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
+    for split in ("val", "test"):
+        run.metric(f"{split}/ne", 0.9, stderr=0.1, n=5, better="lower")
+        run.section(f"calibration_{split}", f"Calibration, {split}", [sections.table("t", ["a"], [["b"]])])
+    run.finish("ok")
+    page = Page(render(gather([str(run.path)])))
+    titles = page.texts["h2"]
+    assert titles.index("Calibration, test") < titles.index("Calibration, val")
+    cells = page.texts["td"]
+    assert cells.index("test/ne") < cells.index("val/ne")

@@ -77,3 +77,16 @@ def test_other_ids_than_the_checkpoint_learnt_are_refused(events, own_outputs, t
     other.write_text(events.read_text().replace("i07", "new"))
     assert main(["eval", f"data.path={other}"]) == 1
     assert "other users or items" in capsys.readouterr().err
+
+
+def test_a_name_with_a_comma_is_quoted_and_what_counts_has_no_vectors(events, own_outputs, tmp_path, capsys):
+    events.write_text(pl.read_csv(events).with_columns(pl.col("item_id").str.replace("i", "i,")).write_csv())
+    choices = ["data=interactions", f"data.path={events}", "data.split=last_out", "eval.baselines=[]", "device=cpu"]
+    assert main(["train", "model=seq_knn", *choices]) == 0
+    path, _ = run_of(own_outputs, "train")
+    capsys.readouterr()
+    assert main(["recommend", str(path), "--history", '"i,03","i,04"', "-k", "1"]) == 0
+    assert capsys.readouterr().out.split()[2] == "i,05"
+    assert main(["export", str(path), str(tmp_path / "out")]) == 2
+    assert "seq_knn has no vectors to export: two_tower, sasrec" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

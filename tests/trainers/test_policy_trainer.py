@@ -14,7 +14,6 @@ from recsysml.engine import checkpoint
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.evals import policy as evals
 from recsysml.examples import read_examples
-from recsysml.ranking import slate_rewards
 from recsysml.ranking.policies import build, log_probabilities, open_policy
 from recsysml.ranking.policy_loss import PolicyLoss, clipped_value
 from recsysml.results import Run
@@ -246,45 +245,6 @@ def test_an_anchor_or_a_split_that_the_data_cannot_have_costs_no_run():
         compose([*SMALL[:1], *bts, "trainer.kl_weight=0.1"])
     with pytest.raises(ConfigError, match=r"use data\.split=time"):
         compose([*SMALL, "data.split=last_out"])
-
-
-def test_the_reward_model_has_not_seen_what_it_predicts():
-    """With rewards drawn by a coin a model that had seen them would predict them; one that has not cannot."""
-    log = world.load_slates(WorldConfig(users=200, items=200, events=6000))
-    rng = np.random.default_rng(0)
-    coins = (rng.random(log.slate_actions.shape) < 0.5).astype(np.float32)
-    coins[np.isnan(log.slate_actions)] = np.nan
-    log = dataclasses.replace(log, slate_actions=coins, actions=coins[:, 0])
-    before = torch.get_rng_state()
-    q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], steps=60, folds=2, places="all", seed=1)
-    assert torch.equal(before, torch.get_rng_state())
-    rows = np.arange(*log.fitted)
-    ahead = np.arange(rows[-1] + 1, len(log))  # a mean of probabilities, as are those of what is learnt from
-    assert q[ahead][log.mask[ahead]].mean() == pytest.approx(q[rows][log.mask[rows]].mean(), rel=0.1)
-    seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
-    assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
-
-
-def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_few_requests():
-    config = WorldConfig(users=300, items=300, events=15_000)
-    log = world.load_slates(config)
-    true, rows = world_truth.top_rewards(config, log.weights), np.arange(*log.fitted)
-    mask = log.mask[rows]
-
-    def within(values):  # less the mean of the slate
-        return np.where(
-            mask, values[rows] - np.where(mask, values[rows], 0).sum(1, keepdims=True) / mask.sum(1)[:, None], 0
-        )
-
-    def likeness(log, share=1.0):
-        q = slate_rewards.cross_fit(
-            log, log.weights, hidden=[16], steps=150, folds=2, places="all", seed=1, share=share
-        )
-        return np.corrcoef(within(q)[mask], within(true)[mask])[0, 1]
-
-    own = likeness(log)
-    assert own > likeness(dataclasses.replace(log, logging=None)) + 0.02
-    assert own > likeness(log, share=0.03) + 0.1
 
 
 def test_clipped_value_is_doubly_robust_without_a_clip():

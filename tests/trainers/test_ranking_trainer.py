@@ -139,7 +139,7 @@ def test_a_calibration_is_kept_with_the_checkpoint_and_leaves_the_order_as_it_is
         tolerance = 0.02 if kind == "isotonic" else 5e-4  # its flat stretches tie; 120 rows give few of them
         auc = found[f"test/{task}/auc"]
         assert abs(auc["value"] - auc["baselines"]["uncalibrated"]) <= tolerance
-        assert found[f"test/{task}/ece"]["baseline"] is not None and found[f"test/{task}/ece"]["perfect"] > 0
+        assert "uncalibrated" in found[f"test/{task}/ece"]["baselines"] and found[f"test/{task}/ece"]["perfect"] > 0
         assert (path / "plots" / f"reliability_test_{task}.png").is_file()
     assert (path / "sections" / "calibration_test.json").is_file()
 
@@ -172,7 +172,7 @@ def test_losses_can_be_added_and_are_logged_by_name(file, tmp_path):
     first = lines(path)[1]
     assert {"train/bucket", "train/listwise", "train/cohort"} <= set(first)
     assert "uncalibrated" not in results(path)["metrics"]["test/click/ne"]["baselines"]
-    assert results(path)["metrics"]["test/click/ece"]["baseline"] is None
+    assert not results(path)["metrics"]["test/click/ece"]["baselines"]
 
 
 def test_gradnorm_is_given_each_tasks_own_gradient(file):
@@ -291,3 +291,24 @@ def test_a_norm_over_the_batch_is_served_by_what_training_saw_and_refuses_parts_
     model = open_ranker(path / "checkpoints" / "best").model
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
     assert norms and all(module.running_mean.abs().max() > 0 and module.running_var.ne(1).all() for module in norms)
+
+
+def test_a_task_that_happens_without_its_parent_is_said(file, tmp_path, caplog):
+    rows = pl.read_csv(file)
+    few = {"max_steps": 2, "warmup_steps": 0, "eval_every": 0, "checkpoint_every": 0}
+    train(configure(file, {"factorised": {"like": "click"}}, **few), tmp_path / "a")
+    assert "happened without" not in caplog.text
+    orphans = pl.arange(0, N).is_in([0, 1, 2, N - 1]) & (pl.col("click") == 0)
+    rows.with_columns(pl.when(orphans).then(1).otherwise(pl.col("like")).alias("like")).write_csv(file)
+    n = int((rows["click"][:3] == 0).sum())  # the last row is none that is learnt from
+    assert n > 0
+    train(configure(file, {"factorised": {"like": "click"}}, **few), tmp_path / "b")
+    assert f"like happened without click in {n} of its" in caplog.text
+
+
+def test_examination_of_a_real_label_costs_no_run():
+    config = MTMLConfig(position="examination")
+    real = ImpressionsConfig(labels={"click": "binary", "seconds": "real"})
+    with pytest.raises(ConfigError, match="which the real label seconds has not"):
+        config.check_data(real)
+    MTMLConfig(position="examination", tasks=["click"]).check_data(real)

@@ -70,6 +70,7 @@ LOSSES: list[dict[str, Any]] = [
     {"loss": "sampled", "uniform_negatives": 0, "in_batch_negatives": 40, "mask_known": True, "row_weights": "user"},
     {"loss": "sampled", "uniform_negatives": 5, "in_batch_negatives": 20, "hard_negatives": 3, "logq": False},
     {"loss": "sampled", "logq_positive": True},
+    {"loss": "gbce", "temperature": 0.1, "max_steps": 200},  # its logits must fall to -3 before it tells items apart
     {"loss": "hierarchical"},
     {"loss": "cluster", "clusters": 5, "row_weights": "item"},
 ]
@@ -266,6 +267,15 @@ def test_the_bias_of_age_is_learnt_and_never_served(ring, tmp_path, loss):
     assert np.array_equal(*scores)
 
 
+def test_an_item_that_training_never_saw_has_no_age_and_hinders_nothing(ring, tmp_path):
+    with ring.open("a") as file:
+        file.write("u00,late,5000\n")  # the last event of its user, and so the test's
+    config = configure(ring, debias="age", max_steps=12)
+    path = train(config, tmp_path / "whole")
+    assert results(path)["metrics"]["test/recall@1"]["n"] == 40
+    assert all(tensor.isfinite().all() for tensor in checkpoint.load_weights(path / "checkpoints" / "last")[0].values())
+
+
 def test_the_bias_of_age_is_added_to_every_logit():
     torch.manual_seed(0)
     states, items, targets = torch.randn(2, 3, 5), torch.randn(7, 5), torch.tensor([[1, 2, -100], [6, 5, 4]])
@@ -391,6 +401,7 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
     users = np.load(tmp_path / "out" / "user_vectors.npy")
     assert (vectors.shape, users.shape) == ((20, 16), (40, 16))
     names = json.loads((tmp_path / "out" / "item_ids.json").read_text())
+    assert json.loads((tmp_path / "out" / "user_ids.json").read_text()) == [f"u{n:02d}" for n in range(40)]
     order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
     assert order == found
 

@@ -2,9 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from recsysml.cli import main
+from recsysml.data.world import load_impressions
+from recsysml.data.world_impressions import read
+from recsysml.data.world_log import open_world
+from recsysml.evals.value import labelled
+from recsysml.schemas.data import WorldConfig
 
 WORLD = ["data=world", "data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
 
@@ -32,6 +38,13 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
     _, again = run_of(own_outputs, "eval")
     for name in ("test/importance_l1", "test/like/ndcg"):
         assert again["metrics"][name]["value"] == pytest.approx(metrics[name]["value"])
+    capsys.readouterr()
+
+    assert main(["eval", f"checkpoint={path}", "eval=ranking", "tracker.mode=disabled"]) == 2
+    assert "holds a model of kind value_model; this needs kind mtml" in capsys.readouterr().err
+    assert main(["eval", "eval=true_reward", "tracker.mode=disabled"]) == 2  # `last` is one that fits, of which is none
+    assert "no finished or interrupted train run of kind mtml" in capsys.readouterr().err
+    run_of(own_outputs, "eval")  # and neither left a run behind
 
 
 def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, capsys):
@@ -47,9 +60,47 @@ def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, c
     assert len(list((own_outputs / "train").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("model", "eval_"), [("value_model", "ranking"), ("value_model", "true_reward"), ("mtml", "value")]
+)
+def test_an_eval_of_another_model_is_refused_before_anything_is_trained(own_outputs, capsys, model, eval_):
+    assert main(["train", f"model={model}", f"eval={eval_}", *WORLD]) == 2
+    assert f"eval={eval_} does not fit model={model}; evals that fit" in capsys.readouterr().err
+    assert not (own_outputs / "train").exists()
+
+
 def test_a_head_that_counts_what_follows_can_be_a_part_of_the_value(own_outputs):
     asked = ["data.retention=[items]", "model.expression=p_click + 0.1 * p_later_items", "eval.requests=50"]
     assert main(["train", "model=value_model", *asked, *WORLD]) == 0
     _, results = run_of(own_outputs, "train")
     assert results["metrics"]["test/page/value"]["n"] == 50
-    assert "test/later_items/ndcg" in results["metrics"]
+    assert results["metrics"]["test/later_items/ndcg"]["value"] < 1
+
+
+def test_real_labels_are_gains_in_their_own_unit():
+    data = WorldConfig(users=150, items=200, events=6000, retention=["conversions"])
+    table, raw = load_impressions(data), read(data, open_world(data))
+    start, stop = table.bounds["test"]
+    tasks = ["click", "later_conversions"]
+    _, found = labelled(table, lambda _, rows: np.zeros((rows[1] - rows[0], 2)), "test", tasks)
+    for task in tasks:
+        np.testing.assert_allclose(found[task], raw.labels[task][start:stop], rtol=1e-3, atol=1e-4)
+    assert ((found["later_conversions"] == 0) == (raw.labels["later_conversions"][start:stop] == 0)).all()
+
+
+def test_the_top_by_another_expression_and_what_is_unwanted_go_through_the_command(own_outputs, capsys):
+    asked = ["+model.weights.click=1", "+model.weights.share=-2", "model.top_expression=p_like / p_leave"]
+    assert main(["train", "model=value_model", *asked, "model.top_places=2", "eval.requests=50", *WORLD]) == 0
+    path, results = run_of(own_outputs, "train")
+    better = {task: results["metrics"][f"test/{task}/ndcg"]["better"] for task in ("click", "share", "like", "leave")}
+    assert better == {"click": "higher", "share": "lower", "like": "higher", "leave": "lower"}
+    assert "The first 2 places go by" in json.loads((path / "sections" / "value_model.json").read_text())["note"]
+    assert main(["eval", f"checkpoint={path}", "tracker.mode=disabled"]) == 0
+    judged_path, judged = run_of(own_outputs, "eval")
+    assert (judged_path / "sections" / "value_model.json").is_file()
+    for name in ("test/page/value", "test/like/ndcg"):
+        assert judged["metrics"][name]["value"] == pytest.approx(results["metrics"][name]["value"])
+    assert main(["train", "model=value_model", *asked[:2], "eval.requests=50", *WORLD]) == 0
+    other = max((own_outputs / "train").iterdir(), key=lambda run: run.stat().st_mtime)
+    rest = json.loads((other / "results.json").read_text())["metrics"]["test/page/value"]["value"]
+    assert rest != pytest.approx(results["metrics"]["test/page/value"]["value"])

@@ -1,0 +1,64 @@
+"""What the reward model of doubly robust losses predicts, beside coins and the truth of a small world."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from recsysml.data import world, world_truth
+from recsysml.ranking import slate_rewards
+from recsysml.schemas.data import WorldConfig
+
+
+def test_the_reward_model_has_not_seen_what_it_predicts():
+    """With rewards drawn by a coin a model that had seen them would predict them; one that has not cannot."""
+    log = world.load_slates(WorldConfig(users=200, items=200, events=6000))
+    rng = np.random.default_rng(0)
+    coins = (rng.random(log.slate_actions.shape) < 0.5).astype(np.float32)
+    coins[np.isnan(log.slate_actions)] = np.nan
+    log = dataclasses.replace(log, slate_actions=coins, actions=coins[:, 0])
+    before = torch.get_rng_state()
+    q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], dropout=0.0, steps=60, folds=2, places="all", seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    rows = np.arange(*log.fitted)
+    ahead = np.arange(rows[-1] + 1, len(log))  # a mean of probabilities, as are those of what is learnt from
+    assert q[ahead][log.mask[ahead]].mean() == pytest.approx(q[rows][log.mask[rows]].mean(), rel=0.1)
+    seen = np.corrcoef(q[rows, log.shown[rows]], log.actions[rows, 0])[0, 1]
+    assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
+
+
+def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_few_requests():
+    config = WorldConfig(users=300, items=300, events=15_000)
+    log = world.load_slates(config)
+    true, rows = world_truth.top_rewards(config, log.weights), np.arange(*log.fitted)
+    mask = log.mask[rows]
+
+    def within(values):  # less the mean of the slate
+        return np.where(
+            mask, values[rows] - np.where(mask, values[rows], 0).sum(1, keepdims=True) / mask.sum(1)[:, None], 0
+        )
+
+    def likeness(log, share=1.0):
+        q = slate_rewards.cross_fit(
+            log, log.weights, hidden=[16], dropout=0.0, steps=150, folds=2, places="all", seed=1, share=share
+        )
+        return np.corrcoef(within(q)[mask], within(true)[mask])[0, 1]
+
+    own = likeness(log)
+    assert own > likeness(dataclasses.replace(log, logging=None)) + 0.02
+    assert own > likeness(log, share=0.03) + 0.1
+
+
+def test_dropout_is_for_learning_alone():
+    """A unit left out would tell apart candidates that are the same."""
+    log = world.load_slates(WorldConfig(users=100, items=100, events=4000))
+    same = np.broadcast_to(log.candidates[:, :1], log.candidates.shape)
+    pairs = np.broadcast_to(log.pairs[:, :1], log.pairs.shape)
+    log = dataclasses.replace(log, candidates=same, pairs=pairs, logging=None)
+    how = {"hidden": [32], "steps": 20, "folds": 2, "places": "all", "seed": 1}
+    found = [slate_rewards.cross_fit(log, {"click": 1.0}, dropout=share, **how) for share in (0.0, 0.5)]
+    for each in found:
+        low, high = (np.where(log.mask, each, other) for other in (np.inf, -np.inf))
+        assert (high.max(axis=1) - low.min(axis=1)).max() < 1e-5
+    assert np.abs(found[0] - found[1])[log.mask].max() > 1e-3
