@@ -44,7 +44,7 @@ class MTML(nn.Module):
         self.event_fields = [str(shape.target) if place == 0 else name for place, name in enumerate(self.events)]
         vocabularies = {**shape.sparse, **shape.bags}
         vocabularies |= {name: shape.history[name] for name in self.events[1:]}
-        self.embedding = FieldEmbedding(vocabularies, width)
+        self.embedding = FieldEmbedding(vocabularies, width, config.embedding_std)
         self.dense = nn.Linear(len(shape.dense), width) if shape.dense else None
         self.vectors = nn.ModuleList(nn.Linear(shape.vector_width, width) for _ in shape.vectors)
         reads_past = bool(self.events) and config.history != "none"
@@ -71,8 +71,9 @@ class MTML(nn.Module):
             n_experts=config.n_experts,
             n_task_experts=config.n_task_experts,
             dropout=config.dropout,
+            norm=config.norm,
         )
-        self.towers = nn.ModuleList(_tower(self.mixer.width, config.tower_widths, config.dropout) for _ in self.tasks)
+        self.towers = nn.ModuleList(_tower(self.mixer.width, config) for _ in self.tasks)
         placed = config.position != "none" and shape.positions > 1
         if placed and config.position == "examination" and "real" in (shape.tasks[task] for task in self.tasks):
             raise ConfigError("model.position=examination is a factor of probabilities: real labels need additive.")
@@ -176,9 +177,13 @@ class MTML(nn.Module):
         return [] if self.calibration is None else list(self.calibration.parameters())
 
 
-def _tower(inputs: int, widths: list[int], dropout: float) -> nn.Sequential:
+def _tower(inputs: int, config: MTMLConfig) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+    for width in config.tower_widths:
+        normed = config.norm == "batch"  # which takes away a bias before it
+        layers.append(nn.Linear(inputs, width, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(width))
+        layers += [nn.ReLU(), nn.Dropout(config.dropout)]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, 1))

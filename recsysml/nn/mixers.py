@@ -14,38 +14,48 @@ class Experts(nn.Module):
     """n networks of the same form, computed together: (B, C) -> (B, n, K), ReLU after every layer.
 
     The first layer of all of them is one matrix product, as they read the same input; the further ones are batched.
-    Weights are kept 2-D, (n x out, in), as the optimisers expect of matrices.
+    Weights are kept 2-D, (n x out, in), as the optimisers expect of matrices. norm=batch: before each ReLU every unit
+    has mean 0 and deviation 1 over the batch (Ioffe & Szegedy 2015), when serving by what training has seen.
     """
 
-    def __init__(self, n: int, inputs: int, widths: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(self, n: int, inputs: int, widths: Sequence[int], dropout: float = 0.0, norm: str = "none") -> None:
         super().__init__()
         self.n, self.width, self.dropout = n, widths[-1], dropout
         sizes = [inputs, *widths]
         self.weights = nn.ParameterList()
+        # a norm takes away whatever is added before it, and has an addition of its own
         self.biases = nn.ParameterList()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(n * after) for after in widths if norm == "batch")
         for before, after in pairwise(sizes):
             bound = before**-0.5  # as nn.Linear draws each
             self.weights.append(nn.Parameter(torch.empty(n * after, before).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.empty(n * after).uniform_(-bound, bound)))
+            if norm == "none":
+                self.biases.append(nn.Parameter(torch.empty(n * after).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = len(x)
-        x = F.relu(F.linear(x, self.weights[0], self.biases[0])).view(batch, self.n, -1)
-        for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
+        biases = list(self.biases) or [None] * len(self.weights)
+        x = self._activated(0, F.linear(x, self.weights[0], biases[0]))
+        for layer, (weight, bias) in enumerate(zip(list(self.weights)[1:], biases[1:], strict=True), 1):
             x = F.dropout(x, self.dropout, self.training)
             each = weight.view(self.n, -1, weight.shape[1])  # (n, K, H)
             x = torch.bmm(x.transpose(0, 1), each.transpose(1, 2)).transpose(0, 1)  # (B, n, K)
-            x = F.relu(x + bias.view(self.n, -1))
+            x = self._activated(layer, x.flatten(1) if bias is None else x.flatten(1) + bias)
         return F.dropout(x, self.dropout, self.training)
+
+    def _activated(self, layer: int, x: Tensor) -> Tensor:
+        """x (B, n x K) -> (B, n, K), normed in float32, as a mean of squares needs it."""
+        return F.relu(self.norms[layer](x.float()) if self.norms else x).view(len(x), self.n, -1)
 
 
 class SharedBottom(nn.Module):
     """One network for all tasks (Caruana 1997)."""
 
-    def __init__(self, inputs: int, n_tasks: int, widths: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self, inputs: int, n_tasks: int, widths: Sequence[int], dropout: float = 0.0, norm: str = "none"
+    ) -> None:
         super().__init__()
         self.n_tasks, self.width = n_tasks, widths[-1]
-        self.bottom = Experts(1, inputs, widths, dropout)
+        self.bottom = Experts(1, inputs, widths, dropout, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bottom(x).expand(-1, self.n_tasks, -1)
@@ -58,10 +68,12 @@ class SharedBottom(nn.Module):
 class MMoE(nn.Module):
     """Experts for all tasks, and of each task a softmax gate over them (Ma et al. 2018, eqs. 6-7)."""
 
-    def __init__(self, inputs: int, n_tasks: int, n_experts: int, widths: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self, inputs: int, n_tasks: int, n_experts: int, widths: Sequence[int], dropout: float = 0.0, norm: str = "none"
+    ) -> None:
         super().__init__()
         self.n_tasks, self.width = n_tasks, widths[-1]
-        self.experts = Experts(n_experts, inputs, widths, dropout)
+        self.experts = Experts(n_experts, inputs, widths, dropout, norm)
         self.gates = nn.Linear(inputs, n_tasks * n_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +101,7 @@ class PLE(nn.Module):
         n_own: int,
         widths: Sequence[int],
         dropout: float = 0.0,
+        norm: str = "none",
         n_levels: int = 2,
     ) -> None:
         super().__init__()
@@ -97,8 +110,8 @@ class PLE(nn.Module):
         self.gates, self.shared_gates = nn.ModuleList(), nn.ModuleList()
         for level in range(n_levels):
             before = inputs if level == 0 else widths[-1]
-            self.own.append(nn.ModuleList(Experts(n_own, before, widths, dropout) for _ in range(n_tasks)))
-            self.shared.append(Experts(n_shared, before, widths, dropout))
+            self.own.append(nn.ModuleList(Experts(n_own, before, widths, dropout, norm) for _ in range(n_tasks)))
+            self.shared.append(Experts(n_shared, before, widths, dropout, norm))
             self.gates.append(nn.ModuleList(nn.Linear(before, n_own + n_shared, bias=False) for _ in range(n_tasks)))
             if level < n_levels - 1:
                 self.shared_gates.append(nn.Linear(before, n_tasks * n_own + n_shared, bias=False))
@@ -134,12 +147,13 @@ def make_mixer(
     n_experts: int,
     n_task_experts: int,
     dropout: float = 0.0,
+    norm: str = "none",
 ) -> SharedBottom | MMoE | PLE:
-    """shared_bottom, mmoe or ple."""
+    """kind: shared_bottom, mmoe or ple; norm: none or batch, in every expert."""
     if kind == "shared_bottom":
-        return SharedBottom(inputs, n_tasks, widths, dropout)
+        return SharedBottom(inputs, n_tasks, widths, dropout, norm)
     if kind == "mmoe":
-        return MMoE(inputs, n_tasks, n_experts, widths, dropout)
+        return MMoE(inputs, n_tasks, n_experts, widths, dropout, norm)
     if kind == "ple":
-        return PLE(inputs, n_tasks, n_experts, n_task_experts, widths, dropout)
+        return PLE(inputs, n_tasks, n_experts, n_task_experts, widths, dropout, norm)
     raise ValueError(f"mixer {kind!r} does not exist: use shared_bottom, mmoe or ple")

@@ -27,6 +27,8 @@ class MTMLConfig:
     tasks: list[str] = field(default_factory=list)
     # width of every embedding
     d_embedding: int = 16
+    # standard deviation of the table's vectors before training; id 0, what training never met, begins at zero
+    embedding_std: float = 0.1
     # who the user is: id_table, deep_hash (no table), cohort (of alike users), mixture (id_table and cohort, gated by
     # how much history there is)
     user: str = "id_table"
@@ -51,6 +53,9 @@ class MTMLConfig:
     expert_widths: list[int] = field(default_factory=lambda: [256, 128])
     tower_widths: list[int] = field(default_factory=lambda: [64])
     dropout: float = 0.0
+    # before every ReLU of experts and towers: none, or batch (mean 0, deviation 1 over a batch; when serving over those
+    # of training)
+    norm: str = "none"
     # bias of the place in the slate, left out when serving: none, additive (to the logits) or examination (a factor
     # of the probability)
     position: str = "additive"
@@ -76,10 +81,12 @@ class MTMLConfig:
             at_least(f"model.{name}", getattr(self, name), 1)
         for name in ("n_cross_layers", "gradnorm_alpha"):
             at_least(f"model.{name}", getattr(self, name), 0)
+        above("model.embedding_std", self.embedding_std, 0)
         one_of("model.user", self.user, ("id_table", "deep_hash", "cohort", "mixture"))
         one_of("model.history", self.history, ("din", "multi_head", "hstu", "none"))
         one_of("model.interaction", self.interaction, ("dot", "dcn", "concat"))
         one_of("model.mixer", self.mixer, ("shared_bottom", "mmoe", "ple"))
+        one_of("model.norm", self.norm, ("none", "batch"))
         one_of("model.position", self.position, ("none", "additive", "examination"))
         one_of("model.calibration", self.calibration, CALIBRATIONS)
         one_of("model.calibration_fit", self.calibration_fit, ("post_hoc", "in_model"))

@@ -56,6 +56,9 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     in_model = config.model.calibration_fit == "in_model"
     if in_model and (settings.compile or world.size > 1):
         raise ConfigError("model.calibration_fit=in_model needs trainer.compile=false and one process.")
+    if config.model.norm == "batch" and (settings.grad_accum > 1 or world.size > 1):
+        # its gradient would be another: each part of a batch has a mean of its own
+        raise ConfigError("model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process.")
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if world.rank:

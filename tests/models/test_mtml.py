@@ -72,6 +72,8 @@ CHOICES = [
     {"user": "cohort"},
     {"user": "mixture", "user_dropout": 0.3},
     {"weighting": "uncertainty", "tower_widths": []},
+    {"norm": "batch", "mixer": "ple"},
+    {"norm": "batch", "history": "none"},
 ]
 
 
@@ -175,6 +177,18 @@ def test_a_user_never_met_is_hidden_in_training_only():
     assert (hidden - nobody).abs().amax(dim=1).lt(1e-5).float().mean() > 0.8
 
 
+@pytest.mark.parametrize("std", [1e-4, 0.01, 0.1])
+def test_vectors_begin_as_wide_as_the_config_says_and_those_never_met_at_zero(std):
+    shape = dataclasses.replace(SHAPE, sparse={"user": 800, "item": 600, "hour": 24})
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        table = MTML(config(embedding_std=std), shape).embedding.table.weight.detach()
+        zero = table.eq(0).all(dim=1)
+        assert zero[[0, 800, 1400]].all()
+        # over 11,000 numbers a sample's deviation is off by 0.7% in one of three draws
+        assert float(table[~zero].std()) == pytest.approx(std, rel=0.04)
+
+
 def test_of_a_user_never_met_the_mixture_knows_nothing_whatever_they_did():
     """The gate goes by the events of the past, but the id's vector of a user never met is nobody's."""
     model, features = made(user="mixture").eval(), batch()
@@ -208,6 +222,8 @@ def test_what_cannot_be_is_said():
         ({"history": "dim"}, "Did you mean: din"),
         ({"history": "hstu", "n_heads": 3}, r"not a multiple of model\.n_heads=3"),
         ({"expert_widths": []}, "expert_widths is empty"),
+        ({"norm": "batches"}, "Did you mean: batch"),
+        ({"embedding_std": 0.0}, r"model\.embedding_std=0\.0: it must be greater than 0"),
         ({"task_weights": {"click": 1.0}}, "use fixed"),
         ({"factorised": {"a": "b", "b": "c"}}, "b stands on both sides"),
     ):

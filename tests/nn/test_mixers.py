@@ -32,6 +32,34 @@ def test_experts_together_are_experts_alone(widths):
             torch.testing.assert_close(found[row, expert], alone(experts, expert, x[row]))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_normed_experts_have_units_of_mean_0_and_deviation_1_over_the_batch(seed):
+    torch.manual_seed(seed)
+    experts = Experts(3, 6, [8, 5], norm="batch")
+    batches = [2 + 3 * torch.randn(16, 6) for _ in range(3)]
+    seen = [[(torch.zeros(w), torch.ones(w)) for w in (8, 5)] for _ in range(3)]  # a mean and a variance a unit
+    for x in batches:
+        found = experts(x)
+        for expert in range(3):
+            own = x
+            for layer, weight in enumerate(experts.weights):
+                own = own @ weight.view(3, -1, weight.shape[1])[expert].t()
+                mean, variance = own.mean(dim=0), own.var(dim=0, correction=0)
+                old = seen[expert][layer]
+                seen[expert][layer] = 0.9 * old[0] + 0.1 * mean, 0.9 * old[1] + 0.1 * own.var(dim=0)
+                own = ((own - mean) / (variance + 1e-5).sqrt()).relu()
+            torch.testing.assert_close(found[:, expert], own, atol=1e-4, rtol=1e-4)
+    experts.eval()
+    for row in batches[0][:3]:  # alone, by what training has seen
+        found = experts(row[None])[0]
+        for expert in range(3):
+            own = row
+            for (mean, variance), weight in zip(seen[expert], experts.weights, strict=True):
+                own = weight.view(3, -1, weight.shape[1])[expert] @ own
+                own = ((own - mean) / (variance + 1e-5).sqrt()).relu()
+            torch.testing.assert_close(found[expert], own, atol=1e-4, rtol=1e-4)
+
+
 def test_mmoe_weighs_experts_by_each_tasks_gate():
     mixer = made("mmoe")
     x = torch.randn(5, 6)

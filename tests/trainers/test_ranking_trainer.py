@@ -283,6 +283,16 @@ def test_what_cannot_be_trained_along_says_so(file, tmp_path):
         train(configure(file, {"calibration_fit": "in_model"}, compile=True), tmp_path)
 
 
+def test_a_norm_over_the_batch_is_served_by_what_training_saw_and_refuses_parts_of_one(file, tmp_path):
+    with pytest.raises(ConfigError, match=r"it needs trainer\.grad_accum=1"):
+        train(configure(file, {"norm": "batch"}, grad_accum=2), tmp_path)
+    config = configure(file, {"norm": "batch"}, max_steps=20)
+    path = train(config, tmp_path / "whole")
+    model = open_ranker(path / "checkpoints" / "best").model
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    assert norms and all(module.running_mean.abs().max() > 0 and module.running_var.ne(1).all() for module in norms)
+
+
 def test_a_task_that_happens_without_its_parent_is_said(file, tmp_path, caplog):
     rows = pl.read_csv(file)
     few = {"max_steps": 2, "warmup_steps": 0, "eval_every": 0, "checkpoint_every": 0}
