@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,39 @@ def test_last_out_split(tmp_path):
         own = sorted((event for event in events if event[0] == user), key=lambda event: event[2])
         parts = [[row for row in rows(data, name) if row[0] == user] for name in ("train", "val", "test")]
         assert parts == ([own[:-2], own[-2:-1], own[-1:]] if len(own) > 2 else [own, [], []])
+
+
+def test_numbers_that_became_floats_are_the_same_names(tmp_path):
+    """What pandas makes of a column of integers with a gap somewhere."""
+    events = [(n % 4, 100 + n, n) for n in range(40)]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_parquet(tmp_path / "whole.parquet")
+    for dtype in (pl.Float64, pl.Float32):
+        frame.with_columns(pl.col("user_id", "item_id").cast(dtype)).write_parquet(tmp_path / "floats.parquet")
+        table = pl.DataFrame({"item_id": [float(100 + n) for n in range(40)], "title": [f"t{n}" for n in range(40)]})
+        table.write_parquet(tmp_path / "items.parquet")
+        whole, floats = (
+            interactions.load(
+                InteractionsConfig(
+                    path=str(tmp_path / name), items_path=str(tmp_path / "items.parquet"), title_column="title"
+                )
+            )
+            for name in ("whole.parquet", "floats.parquet")
+        )
+        assert floats.user_ids == whole.user_ids == list("0123")
+        assert floats.item_titles == whole.item_titles == [f"t{n}" for n in range(40)]
+        assert rows(floats, "train") == rows(whole, "train")
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan"), float("inf"), 2.0**60])
+def test_a_float_that_is_no_id_is_named(tmp_path, wrong):
+    """2^60 may have been 2^60 + 1: whoever wrote it down as a float cannot tell."""
+    events = [(float(n % 4), n, n) for n in range(40)]
+    events[16] = (wrong, 16, 16)
+    path = tmp_path / "e.parquet"
+    pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(path)
+    with pytest.raises(DataError, match=re.escape(f"row 17 has no usable 'user_id': {wrong!r} (an id is a whole")):
+        interactions.load(InteractionsConfig(path=str(path)))
 
 
 @pytest.mark.parametrize("prefix", ["", "i"])
