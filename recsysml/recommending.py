@@ -56,7 +56,10 @@ def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> li
             data = None
     home = _run_of(checkpoint)
     folder = home / "index" if home is not None and (home / "index" / indexes.DESCRIPTION).is_file() else None
-    found = serving.recommendations(opened, row, k, mask_seen=mask_seen, folder=folder)
+    # the index is that of the best weights: another checkpoint of the run finds it unfit, and leaves it
+    best = checkpoint.parent / "best"
+    keep = not best.exists() or checkpoint.resolve() == best.resolve()
+    found = serving.recommendations(opened, row, k, mask_seen=mask_seen, folder=folder, keep=keep, data=data)
     titles = dict(zip(data.item_ids, data.item_titles, strict=True)) if data is not None and data.item_titles else {}
     width = max((len(item) for item, _ in found), default=0)
     return [

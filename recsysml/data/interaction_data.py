@@ -93,6 +93,17 @@ class Interactions:
         return by_user(self.joined(*names), len(self.user_ids))
 
 
+def warn_of_leak(data: Interactions) -> None:
+    """Say what learning from a split by each user's last event means; who only serves need not be told."""
+    if data.split == "last_out":
+        log.warning(
+            "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "
+            "Use it to compare with published numbers%s",
+            data.name,
+            "; data.split=time is the honest one" if data.timed else " (without times there is no other)",
+        )
+
+
 def by_user(split: InteractionSplit, n_users: int) -> Sequences:
     """Events in time order, grouped."""
     order = np.argsort(split.users, kind="stable")
@@ -102,7 +113,7 @@ def by_user(split: InteractionSplit, n_users: int) -> Sequences:
 
 
 def divide(
-    config: SplitSettings, users: np.ndarray, items: np.ndarray, times: np.ndarray, *, timed: bool = True
+    config: SplitSettings, users: np.ndarray, items: np.ndarray, times: np.ndarray
 ) -> dict[str, InteractionSplit]:
     """Events (N,), in any order, as train, val and test. Raises DataError naming a split that would be empty.
 
@@ -121,13 +132,6 @@ def divide(
         if not len(split):
             why = f"{len(users)} events are too few" if config.split == "time" else f"no user has {ENOUGH} events"
             raise DataError(f"{config.name}: data.split={config.split} leaves {name} empty: {why}")
-    if config.split == "last_out":
-        log.warning(
-            "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "
-            "Use it to compare with published numbers%s",
-            config.name,
-            "; data.split=time is the honest one" if timed else " (without times there is no other)",
-        )
     return splits
 
 

@@ -50,7 +50,7 @@ def load(config: Ml1mConfig) -> Interactions:
     folder = _folder(config)
     timed = _ratings(config)
     events = _of_ratings(folder) if timed else _of_sequences(folder)
-    splits = divide(config, events.users, events.items, events.times, timed=timed)
+    splits = divide(config, events.users, events.items, events.times)
     titles, item_features = _movies(folder, events.item_ids)
     used = [folder / name for name in ((_RATINGS,) if timed else (_train_file(folder).name, _TEST))]
     used += [path for name in ("movies.dat", "users.dat") if (path := folder / name).is_file()]

@@ -39,7 +39,7 @@ def load(config: SequencesConfig) -> Interactions:
     item_words, item_ids, codes = _named(items, names.get("id2item", {}))
     _, user_ids, user_codes = _named(users, names.get("id2user", {}))
     lengths = np.bincount(owners, minlength=len(users))
-    splits = divide(config, user_codes[owners], codes, places(lengths).astype(np.float64), timed=False)
+    splits = divide(config, user_codes[owners], codes, places(lengths).astype(np.float64))
     titles, features = None, no_features(len(item_ids))
     if "titles_path" in files:
         known = _titles(files["titles_path"])

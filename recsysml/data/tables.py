@@ -101,15 +101,13 @@ def read_events(path: Path, user: str, item: str, time: str) -> polars.DataFrame
 
 def as_events(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
     """What `read_events` gives, from the three columns user, item and time under the file's names for them."""
-    import polars as pl
-
     user, item, time = rows.columns
     for name, dtype in rows.schema.items():
         if dtype.is_nested():
             raise DataError(f"{path}: column {name!r} holds {dtype}, where each row should hold one value")
-    raw = rows[time]
+    raw = rows
     rows = rows.rename({user: "user", item: "item", time: "time"})
-    rows = rows.with_columns(pl.col("user", "item").cast(pl.String), seconds(rows["time"]))
+    rows = rows.with_columns(id_texts(rows["user"]), id_texts(rows["item"]), seconds(rows["time"]))
     bad = {
         user: (rows["user"] == "").fill_null(True),
         item: (rows["item"] == "").fill_null(True),
@@ -118,8 +116,10 @@ def as_events(rows: polars.DataFrame, path: Path) -> polars.DataFrame:
     first = {int(series.arg_max() or 0): name for name, series in reversed(bad.items()) if series.any()}
     if first:
         where = min(first)
-        found = f": {raw[where]!r}" if first[where] == time and raw[where] is not None else ""
-        raise DataError(f"{path} row {where + 1} has no usable {first[where]!r}{found}")
+        column = raw[first[where]]
+        found = f": {column[where]!r}" if column[where] not in (None, "") else ""
+        why = " (an id is a whole number or a text)" if first[where] != time and found else ""
+        raise DataError(f"{path} row {where + 1} has no usable {first[where]!r}{found}{why}")
     if rows.is_empty():
         raise DataError(f"{path} holds no events")
     return rows.with_row_index("row", offset=1)
@@ -132,7 +132,8 @@ def read_features(path: Path, id_column: str, ids: list[str], wanted: Iterable[s
     """
     import polars as pl
 
-    rows = read(path, (id_column, *wanted)).with_columns(pl.col(id_column).cast(pl.String))
+    rows = read(path, (id_column, *wanted))
+    rows = rows.with_columns(id_texts(rows[id_column]))
     twice = rows[id_column].is_duplicated() & rows[id_column].is_not_null()
     if twice.any():
         where = int(twice.arg_max() or 0)
@@ -207,6 +208,17 @@ def seconds(values: polars.Series) -> polars.Series:
         return values.str.to_datetime(time_unit="us", strict=False).dt.epoch("us") / 1e6
     except pl.exceptions.ComputeError:  # not one of them is a date
         return numbers
+
+
+def id_texts(ids: polars.Series) -> polars.Series:
+    """Ids as texts. Of a column of floats, as pandas makes of integers with gaps, 1.0 is "1"; what is no whole number,
+    or so great that others have become it, is null."""
+    import polars as pl
+
+    if ids.dtype.is_float():
+        whole = (ids == ids.floor()) & (ids.abs() <= (1 << 53 if ids.dtype == pl.Float64 else 1 << 24))
+        ids = ids.set(~whole.fill_null(False), None).cast(pl.Int64)
+    return ids.cast(pl.String)
 
 
 def _suffix(path: Path) -> str:

@@ -79,11 +79,22 @@ def build(items: np.ndarray, queries: np.ndarray, kind: str = "auto") -> Index:
 
     width = _narrowest(recall, *_WIDTHS[kind](made)) if kind in _WIDTHS else {}
     description |= width
-    return Index(made, {**description, f"recall@{RECALL_AT}": recall(**width), "measured_on": len(asked)})
+    reached = recall(**width)
+    if reached < WANTED_RECALL:
+        logger.warning(
+            "the %s index of %s items finds %.1f%% of the %d best, and %.0f%% were wanted: %s",
+            *(kind, f"{len(items):,}", 100 * reached, k, 100 * WANTED_RECALL),
+            "ivf and hnsw find more, flat all" if kind == "ivf_pq" else "flat finds all",
+        )
+    return Index(made, {**description, f"recall@{RECALL_AT}": reached, "measured_on": len(asked)})
 
 
-def load(folder: Path, items: np.ndarray, queries: np.ndarray) -> Index:
-    """The index of a folder; built anew, with a warning, where it is missing, damaged or one of other vectors."""
+def load(folder: Path, items: np.ndarray, queries: Callable[[], np.ndarray], *, keep: bool = True) -> Index:
+    """The index of a folder; built anew, with a warning, where it is missing, damaged or one of other vectors.
+
+    queries: makes what `build` sets its search on, if it comes to that. keep: whether what was built takes the place of
+    what was there, where the folder can be written to.
+    """
     reason, kind = "", "auto"
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())
@@ -101,7 +112,13 @@ def load(folder: Path, items: np.ndarray, queries: np.ndarray) -> Index:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = f"it cannot be read ({type(error).__name__})"
     logger.warning("the index in %s is not used: %s; building it anew", folder, reason)
-    return build(items, queries, kind)
+    made = build(items, queries(), kind)
+    try:
+        if keep:
+            made.save(folder)
+    except OSError as error:  # it serves all the same
+        logger.info("the index built anew cannot be kept: %s", error)
+    return made
 
 
 def _empty(kind: str, n_items: int, width: int) -> Any:

@@ -63,11 +63,19 @@ def history_of_items(opened: Opened, names: list[str]) -> Histories:
 
 
 def recommendations(
-    opened: Opened, history: Histories, k: int, *, mask_seen: bool, folder: Path | None = None
+    opened: Opened,
+    history: Histories,
+    k: int,
+    *,
+    mask_seen: bool,
+    folder: Path | None = None,
+    keep: bool = True,
+    data: Interactions | None = None,
 ) -> list[tuple[str, float]]:
     """The k best items for one row, with their scores, best first.
 
     folder: where the item vectors' index lies; a retriever without vectors, or no folder, is asked for all its scores.
+    data: whose users an index that has to be built anew is set on; keep: whether it is written there.
     """
     retriever = opened.retriever
     if folder is None or not isinstance(retriever, EncoderRetriever):
@@ -75,7 +83,7 @@ def recommendations(
     else:
         query, vectors = retriever.user_vectors(history), retriever.item_vectors()  # (1, C) or (1, H, C), (I, C)
         seen = np.unique(history.items) if mask_seen else np.array([], np.int64)
-        index = indexes.load(folder, vectors, query.reshape(-1, vectors.shape[1]))
+        index = indexes.load(folder, vectors, lambda: usual_queries(retriever, opened, data), keep=keep)
         if isinstance(retriever, StagedRetriever):
             depth = min(retriever.n_candidates + len(seen), len(vectors))
             found = retriever.ranked(query, history, index.search(query, depth)[0])
@@ -89,6 +97,16 @@ def recommendations(
             items, scores = (found[0] for found in recommend(retriever, history, k, mask_seen=mask_seen))
     real = items >= 0
     return [(opened.item_ids[item], float(score)) for item, score in zip(items[real], scores[real], strict=True)]
+
+
+def usual_queries(retriever: EncoderRetriever, opened: Opened, data: Interactions | None) -> np.ndarray:
+    """(Q, C) vectors such as an index is asked for: of users the checkpoint knows, with all that is known of them
+    today. The items' own where there are no data, or those of others."""
+    items = retriever.item_vectors()
+    if data is None or (data.item_ids, data.user_ids) != (opened.item_ids, opened.user_ids):
+        return items
+    users = np.unique(np.linspace(0, len(data.user_ids) - 1, indexes.MEASURED_QUERIES).astype(np.int64))
+    return _in_parts(retriever, everything(data, users)).reshape(-1, items.shape[1])
 
 
 def export(opened: Opened, folder: Path, histories: Histories | None, kind: str = "auto") -> dict[str, Any]:

@@ -70,7 +70,7 @@ def exact(n_items: int = 100_000, width: int = 64, n_queries: int = 512, rounds:
     return {**seconds, "ratio": seconds["torch"] / seconds["ours"], "same": float((ours == theirs).mean())}
 
 
-def trained(n_items: int = 100_000, steps: int = 400) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+def trained(n_items: int = 100_000, steps: int = 1000) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Vectors (I, C) of items and (R, C) of users of a sasrec trained for so many steps on a large world, and what it
     finds beside popularity. The users asked for are the test's, with all that was known of them by then."""
     from recsysml import config, lazy
@@ -85,6 +85,7 @@ def trained(n_items: int = 100_000, steps: int = 400) -> tuple[np.ndarray, np.nd
             "trainer=retrieval_with/mixed_negatives",
             "model.normalise=true",
             f"trainer.max_steps={steps}",
+            "trainer.lr=3e-3",
             "trainer.patience=0",
         ]
         quick = ["eval.baselines=[popularity]", "trainer.eval_every=0", "trainer.index=flat", "tracker.mode=disabled"]

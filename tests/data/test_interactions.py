@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from recsysml.data import interactions
+from recsysml.data.interaction_data import warn_of_leak
 from recsysml.errors import ConfigError, DataError
 from recsysml.files import data_dir
 from recsysml.schemas.data import InteractionsConfig
@@ -54,6 +56,39 @@ def test_last_out_split(tmp_path):
         own = sorted((event for event in events if event[0] == user), key=lambda event: event[2])
         parts = [[row for row in rows(data, name) if row[0] == user] for name in ("train", "val", "test")]
         assert parts == ([own[:-2], own[-2:-1], own[-1:]] if len(own) > 2 else [own, [], []])
+
+
+def test_numbers_that_became_floats_are_the_same_names(tmp_path):
+    """What pandas makes of a column of integers with a gap somewhere."""
+    events = [(n % 4, 100 + n, n) for n in range(40)]
+    frame = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_parquet(tmp_path / "whole.parquet")
+    for dtype in (pl.Float64, pl.Float32):
+        frame.with_columns(pl.col("user_id", "item_id").cast(dtype)).write_parquet(tmp_path / "floats.parquet")
+        table = pl.DataFrame({"item_id": [float(100 + n) for n in range(40)], "title": [f"t{n}" for n in range(40)]})
+        table.write_parquet(tmp_path / "items.parquet")
+        whole, floats = (
+            interactions.load(
+                InteractionsConfig(
+                    path=str(tmp_path / name), items_path=str(tmp_path / "items.parquet"), title_column="title"
+                )
+            )
+            for name in ("whole.parquet", "floats.parquet")
+        )
+        assert floats.user_ids == whole.user_ids == list("0123")
+        assert floats.item_titles == whole.item_titles == [f"t{n}" for n in range(40)]
+        assert rows(floats, "train") == rows(whole, "train")
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan"), float("inf"), 2.0**60])
+def test_a_float_that_is_no_id_is_named(tmp_path, wrong):
+    """2^60 may have been 2^60 + 1: whoever wrote it down as a float cannot tell."""
+    events = [(float(n % 4), n, n) for n in range(40)]
+    events[16] = (wrong, 16, 16)
+    path = tmp_path / "e.parquet"
+    pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(path)
+    with pytest.raises(DataError, match=re.escape(f"row 17 has no usable 'user_id': {wrong!r} (an id is a whole")):
+        interactions.load(InteractionsConfig(path=str(path)))
 
 
 @pytest.mark.parametrize("prefix", ["", "i"])
@@ -228,7 +263,15 @@ def test_users_with_one_event_are_counted_and_one_is_named(tmp_path, caplog):
     with caplog.at_level("WARNING", "recsysml"):
         data = interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events), split="last_out"))
     assert "users with fewer than 3 events: 1 (the first is once with 1, row 7)" in caplog.text
+    assert "leaks across users" not in caplog.text  # that is for who trains to say
+    warn_of_leak(data)
     assert "leaks across users" in caplog.text
+    assert "split=time is the honest one" in caplog.text
+    warn_of_leak(dataclasses.replace(data, timed=False))
+    assert "without times there is no other" in caplog.text
+    n_lines = len(caplog.records)
+    warn_of_leak(dataclasses.replace(data, split="time"))
+    assert len(caplog.records) == n_lines
     assert data.user_ids.index("once") not in data.splits["test"].users
 
 

@@ -26,7 +26,7 @@ def test_the_recall_that_is_written_is_the_recall_there_is(kind, tmp_path):
     made = index.build(items, queries, kind)
     made.save(tmp_path)
     truth = exact_top_k(queries, items, 100)[0]
-    found = index.load(tmp_path, items, queries).search(queries, 100)[0]
+    found = index.load(tmp_path, items, lambda: pytest.fail("nothing is to be built")).search(queries, 100)[0]
     recall = np.mean([len(set(a) & set(b)) / 100 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
     written = json.loads((tmp_path / "index.json").read_text())
     assert written["recall@100"] == pytest.approx(recall)
@@ -140,7 +140,48 @@ def test_a_damaged_or_mismatching_index_is_built_anew_with_a_warning(tmp_path, c
     items, queries = vectors(n=200)
     index.build(items, queries).save(tmp_path)
     items, reason = harm(tmp_path, items)
-    found = index.load(tmp_path, items, queries).search(queries, 5)[0]
+    for _ in range(2):  # built, then read
+        found = index.load(tmp_path, items, lambda: queries).search(queries, 5)[0]
+        assert found.tolist() == exact_top_k(queries, items, 5)[0].tolist()
+        assert reason in caplog.text
+        assert len(caplog.records) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.faiss", "index.json"]
+
+
+def test_an_index_built_anew_is_of_the_kind_there_was_and_set_on_the_queries(tmp_path):
+    items, queries = vectors()
+    index.build(items, queries, "ivf").save(tmp_path)
+    damage_content(tmp_path, items)
+    for asked in (queries[:1], queries):
+        made = index.load(tmp_path, items, lambda asked=asked: asked, keep=False)
+        assert made.description == index.build(items, asked, "ivf").description
+    assert made.description["measured_on"] == len(queries)
+    assert json.loads((tmp_path / "index.json").read_text())["sha256"] != sha256(tmp_path / "index.faiss")  # left alone
+
+
+def test_a_folder_that_cannot_be_written_to_is_served_all_the_same(tmp_path, monkeypatch, caplog):
+    items, queries = vectors(n=200)
+    index.build(items, queries).save(tmp_path)
+    damage_content(tmp_path, items)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(index, "write_atomic", refuse)
+    with caplog.at_level("INFO", "recsysml"):
+        found = index.load(tmp_path, items, lambda: queries).search(queries, 5)[0]
     assert found.tolist() == exact_top_k(queries, items, 5)[0].tolist()
-    assert reason in caplog.text
+    assert "cannot be kept" in caplog.text
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_an_index_that_finds_too_little_says_so_in_a_line(caplog):
+    items, queries = vectors(n=500)
+    made = index.build(items, queries, "ivf_pq")
+    assert made.description["recall@100"] < 0.99
+    (record,) = caplog.records
+    assert f"finds {100 * made.description['recall@100']:.1f}% of the 100 best, and 99% were wanted" in record.message
+    for kind in ("flat", "ivf", "hnsw"):
+        index.build(items, queries, kind)
     assert len(caplog.records) == 1

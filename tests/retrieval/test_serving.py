@@ -1,16 +1,20 @@
 """One user's recommendations: the same from an index as from all scores, whatever is known of the user."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from recsysml.data.features import no_features
+from recsysml.data.interaction_data import Interactions, InteractionSplit
 from recsysml.errors import ConfigError
 from recsysml.models.encoder import EncoderRetriever
 from recsysml.models.histories import Histories
 from recsysml.retrieval import index
 from recsysml.retrieval.opening import Opened
-from recsysml.retrieval.serving import history_of_items, recommendations
+from recsysml.retrieval.serving import everything, history_of_items, recommendations, usual_queries
 
 N_ITEMS, WIDTH = 400, 8
 
@@ -59,6 +63,33 @@ def test_an_index_gives_as_many_and_the_best(opened, tmp_path, kind, history, ma
     if mask_seen:
         products[list(history)] = -np.inf
     assert exact[0] == (f"i{products.argmax():03d}", pytest.approx(products.max(), rel=1e-5))
+
+
+def known(opened, n_users=1500):
+    """Each user turned to one item, user u to item 7u; the last ones in val and test."""
+    users = np.arange(n_users)
+    parts = np.split(users, [n_users - 20, n_users - 10])
+    splits = {
+        name: InteractionSplit(part, 7 * part % N_ITEMS, part.astype(float))
+        for name, part in zip(("train", "val", "test"), parts, strict=True)
+    }
+    nothing = no_features(n_users), no_features(N_ITEMS)
+    return Interactions("d", "f" * 64, [f"u{n}" for n in users], opened.item_ids, splits, *nothing)
+
+
+def test_a_rebuilt_index_is_set_on_users_the_checkpoint_knows(opened):
+    data = known(opened)
+    table = opened.retriever.encoder.table.detach().numpy()
+    other = usual_queries(opened.retriever, opened, data)  # of users it does not know: items' own vectors
+    assert (other == table[:-1]).all()
+    assert (usual_queries(opened.retriever, opened, None) == table[:-1]).all()
+    opened = dataclasses.replace(opened, user_ids=data.user_ids)
+    found = usual_queries(opened.retriever, opened, data)
+    assert len(found) == index.MEASURED_QUERIES
+    every = everything(data, np.arange(1500))
+    assert (found[0] == table[every.items[0]]).all()
+    assert (found[-1] == table[every.items[-1]]).all()  # the latest event, also one of the test
+    assert len(np.unique(found, axis=0)) == N_ITEMS  # many different ones
 
 
 @pytest.mark.parametrize(
