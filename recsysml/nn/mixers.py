@@ -37,9 +37,9 @@ class Experts(nn.Module):
         x = self._activated(0, F.linear(x, self.weights[0], biases[0]))
         for layer, (weight, bias) in enumerate(zip(list(self.weights)[1:], biases[1:], strict=True), 1):
             x = F.dropout(x, self.dropout, self.training)
-            each = weight.view(self.n, -1, weight.shape[1])  # (n, K, H)
-            x = torch.bmm(x.transpose(0, 1), each.transpose(1, 2)).transpose(0, 1)  # (B, n, K)
-            x = self._activated(layer, x.flatten(1) if bias is None else x.flatten(1) + bias)
+            # one after the other: the gradient of a batched product copies its inputs, as they lie apart
+            own = zip(x.unbind(1), weight.chunk(self.n), bias.chunk(self.n) if bias is not None else [None] * self.n)
+            x = self._activated(layer, torch.cat([F.linear(*each) for each in own], dim=1))
         return F.dropout(x, self.dropout, self.training)
 
     def _activated(self, layer: int, x: Tensor) -> Tensor:
