@@ -38,7 +38,8 @@ class Experts(nn.Module):
         for layer, (weight, bias) in enumerate(zip(list(self.weights)[1:], biases[1:], strict=True), 1):
             x = F.dropout(x, self.dropout, self.training)
             # one after the other: the gradient of a batched product copies its inputs, as they lie apart
-            own = zip(x.unbind(1), weight.chunk(self.n), bias.chunk(self.n) if bias is not None else [None] * self.n)
+            own_biases = [None] * self.n if bias is None else bias.chunk(self.n)
+            own = zip(x.unbind(1), weight.chunk(self.n), own_biases, strict=True)
             x = self._activated(layer, torch.cat([F.linear(*each) for each in own], dim=1))
         return F.dropout(x, self.dropout, self.training)
 
