@@ -11,6 +11,9 @@ NE. With the mean over seeds stands the deviation from seed to seed.
 from __future__ import annotations
 
 import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,9 @@ import torch
 from recsysml.data import kuairand
 from recsysml.data.impression_batches import ImpressionBatches
 from recsysml.data.impression_data import CALIBRATION
-from recsysml.engine import device, optim, seeds
-from recsysml.engine.schedule import learning_rate
+from recsysml.engine import device, seeds
+from recsysml.engine.distributed import World
+from recsysml.engine.loop import Task, fit
 from recsysml.metrics.ranking import auc, normalised_entropy
 from recsysml.ranking.calibration_losses import CalibrationLosses
 from recsysml.ranking.opening import build
@@ -35,12 +39,22 @@ CHOSEN_BY = ("long_view", "profile_enter")
 
 def setting(words: str) -> tuple[MTMLConfig, RankingTrainerConfig]:
     model: Any = MTMLConfig(history="none", interaction="concat")
-    trainer: Any = RankingTrainerConfig(warmup_steps=15)
+    trainer: Any = RankingTrainerConfig(warmup_steps=15, eval_every=0, checkpoint_every=0)
     for word in words.split(","):
         name, value = word.split("=")
         config = model if hasattr(model, name) else trainer
         setattr(config, name, type(getattr(config, name))(value))
     return model, trainer
+
+
+@dataclass
+class Unlogged:
+    """In the place of a run: nothing but where its checkpoints go."""
+
+    path: Path
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        pass
 
 
 def scores(model_config: MTMLConfig, config: RankingTrainerConfig, seed: int, table: Any, machine: Any) -> np.ndarray:
@@ -50,25 +64,13 @@ def scores(model_config: MTMLConfig, config: RankingTrainerConfig, seed: int, ta
     batches = ImpressionBatches(table, table.fitted, context_length=0, batch_size=config.batch_size, seed=seed)
     kinds = ["binary"] * len(model.tasks)
     loss = TaskLoss(model, list(range(len(kinds))), kinds, CalibrationLosses(config, model, kinds))
-    optimizers = optim.build(model, config, bf16=device.bf16_is_fast("cpu"))
-    model.train()
-    for step in range(config.max_steps):
-        rate = learning_rate(
-            step,
-            schedule=config.schedule,
-            lr=config.lr,
-            max_steps=config.max_steps,
-            warmup_steps=config.warmup_steps,
-            min_lr_ratio=config.min_lr_ratio,
-        )
-        optim.set_learning_rate(optimizers, rate)
-        with machine.autocast():
-            value, _ = loss(model, *batches[step])
-        value.backward()
-        optim.clip(model.parameters(), config.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    # it is judged once, by its last weights, so that nothing is chosen on the way
+    task = Task(loss=loss, weight=lambda batch: len(batch[0]), evaluate=lambda step: {"val/loss": 0.0})
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            model, batches, task, config, Unlogged(Path(folder)), machine=machine, world=World(), metadata={},
+            progress="never",
+        )  # fmt: skip
     rows = table.bounds["val"][0], table.bounds[CALIBRATION][1]
     return logits(model.eval(), table, rows, batch_size=4096, calibrated=False)
 
