@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from recsysml.retrieval import exact
 from recsysml.retrieval.exact import exact_top_k
@@ -10,6 +11,15 @@ from recsysml.retrieval.exact import exact_top_k
 def sorted_products(queries, items, k):
     products = queries.astype(np.float64) @ items.T.astype(np.float64)
     return np.argsort(-products, axis=1, kind="stable")[:, :k], -np.sort(-products, axis=1)[:, :k]
+
+
+@pytest.fixture(params=["floats", "bytes"], autouse=True)
+def rounds(request, monkeypatch):
+    """Each way of multiplying: what is rounded must be made good again."""
+    if request.param == "bytes" and not exact.multiplies_bytes():
+        pytest.skip("this processor does not multiply whole numbers of 8 bits")
+    monkeypatch.setattr(exact, "multiplies_bytes", lambda: request.param == "bytes")
+    return request.param == "bytes"
 
 
 @pytest.fixture
@@ -34,7 +44,7 @@ def test_it_is_a_sort_of_all_products(seed, n_items, k):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equal_products_stand_in_the_order_of_their_items(seed, searched_again):
+def test_equal_products_stand_in_the_order_of_their_items(seed, searched_again, rounds):
     """Whole numbers, so that every product is exact: nearly all are tied, and whole rows of them."""
     rng = np.random.default_rng(seed)
     items = rng.integers(-1, 2, (9_000, 4)).astype(np.float32)
@@ -44,7 +54,8 @@ def test_equal_products_stand_in_the_order_of_their_items(seed, searched_again):
     truth, products = sorted_products(queries, items, 10)
     assert found.tolist() == truth.tolist()
     assert values.tolist() == products.tolist()
-    assert not searched_again  # a tie with the bound is kept
+    # a tie with the bound is kept; a bound guessed from rounded products may lie above what all of them are
+    assert rounds or not searched_again
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,3 +83,66 @@ def test_places_without_an_item_are_empty():
     assert (few[:, 3:] == -1).all()
     assert np.isneginf(none[:, 3:]).all()
     assert exact_top_k(np.zeros((0, 3)), rng.normal(size=(30, 3)), 5)[0].shape == (0, 5)
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 131])
+@pytest.mark.parametrize("seed", range(2))
+def test_vectors_of_any_width_and_length(seed, width):
+    """Lengths over eight orders of magnitude, and numbers so small that they round to nothing beside others."""
+    rng = np.random.default_rng(seed)
+    items = (rng.normal(size=(9_000, width)) * 10 ** rng.uniform(-4, 4, (9_000, 1))).astype(np.float32)
+    items[2048:4096] *= 1e-12  # a whole block of them
+    items[4096:6144] = 0
+    queries = (rng.normal(size=(20, width)) * 10 ** rng.uniform(-9, 9, (20, 1))).astype(np.float32)
+    queries[3] = 0
+    found, values = exact_top_k(queries, items, 9)
+    truth, products = sorted_products(queries, items, 9)
+    assert (found == truth).mean() > 0.99
+    assert values == pytest.approx(products, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_rounding_hides_is_found(seed, searched_again):
+    """One number a thousand times all others in every block: the products of whole numbers see nothing else of it."""
+    rng = np.random.default_rng(seed)
+    items = rng.normal(size=(9_000, 8)).astype(np.float32)
+    items[100::2048, 0] = -3_000
+    queries = rng.normal(size=(40, 8)).astype(np.float32)
+    queries[:, 0] = abs(queries[:, 0])  # those items are the worst
+    found, _ = exact_top_k(queries, items, 10)
+    assert (found == sorted_products(queries, items, 10)[0]).mean() > 0.99
+    assert sum(searched_again) < 40
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bound_holds_for_every_pair(whole):
+    """A pair as good as the guess has a rounded product that reaches the bound, whatever the guess is.
+
+    whole: rounding takes nothing from items, and from queries all but their greatest number.
+    """
+    rng = np.random.default_rng(4)
+    items = torch.from_numpy((rng.normal(size=(5_000, 16)) ** 3).astype(np.float32))
+    queries = torch.from_numpy((rng.normal(size=(30, 16)) ** 3).astype(np.float32))
+    if whole:
+        items = (items * 10).round().clamp(-127, 127)
+        items[:: exact.BLOCK_ITEMS, 0] = 127  # one stands for one
+        queries[:, 0] = 1000
+    blocks, asked = exact._blocks(items, True), exact._queries(queries, True)
+    true = (items.double() @ queries.double().T).split(exact.BLOCK_ITEMS)
+    close = []
+    for share in (0.5, 0.9, 0.99):
+        guess = torch.cat(list(true)).quantile(share, dim=0).float()
+        bounds = exact._bounds(guess, asked, blocks, True)
+        for part, block, bound in zip(true, blocks.numbers, bounds, strict=True):
+            product = block.long() @ asked.numbers[0].long()
+            assert (product >= bound)[part >= guess].all()
+            close.append(float((product >= bound).double().mean()))
+    assert np.mean(close) < 0.75  # and it rules most others out
+
+
+def test_a_block_of_next_to_nothing_is_ruled_out():
+    items, queries = torch.full((exact.BLOCK_ITEMS, 4), 1e-20), torch.ones(3, 4)
+    blocks, asked = exact._blocks(items, True), exact._queries(queries, True)
+    bounds = exact._bounds(torch.tensor([1.0, 1e-3, -1.0]), asked, blocks, True)[0]
+    products = blocks.numbers[0].long() @ asked.numbers[0].long()
+    assert (products >= bounds).float().mean(dim=0).tolist() == [0, 0, 1]
