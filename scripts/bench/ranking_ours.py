@@ -1,9 +1,10 @@
 """`recsysml train` on KuaiRand, served block by block; after each its matrix products alone, in the same process.
 
-    python ranking_ours.py BLOCK [key=value ...]
+    python ranking_ours.py BLOCK PRECISION [key=value ...]
 
-What is timed is the training loop as it is: batches, schedule, clipping, optimiser, log. It stands still where a
-batch is asked for until the next block is wanted. The roof's processor time is what it returns beside its own times.
+PRECISION: fp32 or bf16, of the run and of the products. What is timed is the training loop as it is: batches, schedule,
+clipping, optimiser, log. It stands still where a batch is asked for until the next block is wanted. The roof's processor
+time is what it returns beside its own times.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from recsysml.cli import main as recsysml
 from recsysml.data.impression_batches import ImpressionBatches
+from recsysml.engine.device import Machine
 from recsysml.trainers import ranking
 
 # what all are compared on
@@ -27,13 +29,14 @@ MMOE = ["model=mtml", "data=kuairand", "model.history=none", "model.interaction=
 N_EXPERTS, FIRST, SECOND, TOWER, WIDTH = 4, 256, 128, 64, 16
 
 
-def products(batch: int, inputs: int, n_tasks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def products(batch: int, inputs: int, n_tasks: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(left, right, out) of every matrix product of a step of MMoE: forward and both gradients of each layer."""
     layers = [(1, inputs, N_EXPERTS * FIRST), (N_EXPERTS, FIRST, SECOND), (1, inputs, n_tasks * N_EXPERTS)]
     layers += [(n_tasks, SECOND, TOWER), (n_tasks, TOWER, 1)]
     found = []
     for count, before, after in layers:
-        x, weight, gradient = torch.randn(batch, before), torch.randn(after, before), torch.randn(batch, after)
+        sizes = ((batch, before), (after, before), (batch, after))
+        x, weight, gradient = (torch.randn(size).to(dtype) for size in sizes)
         pairs = [(x, weight.t()), (gradient, weight), (gradient.t(), x)]
         found += count * [(left, right, left @ right) for left, right in pairs]
     return found
@@ -42,13 +45,14 @@ def products(batch: int, inputs: int, n_tasks: int) -> list[tuple[Tensor, Tensor
 class Paced(ImpressionBatches):
     """Batches that are given out in blocks, as `duel.py` asks for them."""
 
-    block = 10
+    block, dtype = 10, torch.float32
     answers: Any = None
 
     def __init__(self, table: Any, *more: Any, **settings: Any) -> None:
         super().__init__(table, *more, **settings)
         shape = table.shape
-        self.work = products(settings["batch_size"], WIDTH * (len(shape.sparse) + 1) + len(shape.dense), 3)
+        inputs = WIDTH * (len(shape.sparse) + 1) + len(shape.dense)
+        self.work = products(settings["batch_size"], inputs, 3, self.dtype)
         self.wanted, self.seconds, self.cpu_seconds, self.roofs = 0, [], [], []
         self.started: tuple[float, float] | None = None
 
@@ -79,13 +83,15 @@ class Paced(ImpressionBatches):
 
 
 def main() -> None:
-    Paced.block, Paced.answers = int(sys.argv[1]), sys.stdout
+    Paced.block, precision, Paced.answers = int(sys.argv[1]), sys.argv[2], sys.stdout
+    Paced.dtype = Machine(torch.device("cpu"), precision).dtype
     sys.stdout = sys.stderr
     ranking.ImpressionBatches = Paced  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         recsysml(
             ["train", *MMOE, f"outputs={folder}", "trainer.max_steps=1000000", "trainer.eval_every=0",
-             "trainer.checkpoint_every=0", "tracker.mode=disabled", "progress=never", *sys.argv[2:]]
+             "trainer.checkpoint_every=0", "tracker.mode=disabled", "progress=never",
+             f"trainer.precision={precision}", *sys.argv[3:]]
         )  # fmt: skip
 
 
