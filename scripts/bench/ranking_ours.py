@@ -3,8 +3,8 @@
     python ranking_ours.py BLOCK PRECISION [key=value ...]
 
 PRECISION: fp32 or bf16, of the run and of the products. What is timed is the training loop as it is: batches, schedule,
-clipping, optimiser, log. It stands still where a batch is asked for until the next block is wanted. The roof's processor
-time is what it returns beside its own times.
+clipping, optimiser, log. It stands still where a batch is asked for until the next block is wanted. The roof's
+processor time is what it returns beside its own times.
 """
 
 from __future__ import annotations
