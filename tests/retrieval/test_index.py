@@ -42,16 +42,16 @@ def test_the_recall_that_is_written_is_the_recall_there_is(kind, tmp_path):
 def test_others_than_the_queries_that_set_it_find_as_much():
     """Had the width been set by the mean alone, half the seeds would find less."""
     found = []
-    for seed in range(6):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         centres = rng.normal(size=(60, 12))
         items, queries = (
-            (centres[rng.integers(60, size=n)] + 0.5 * rng.normal(size=(n, 12))).astype(np.float32) for n in (6000, 900)
+            (centres[rng.integers(60, size=n)] + 0.5 * rng.normal(size=(n, 12))).astype(np.float32) for n in (6000, 860)
         )
-        made = index.build(items, queries[:100], "ivf")
-        others = queries[100:]
+        made = index.build(items, queries[:60], "ivf")
+        others = queries[60:]
         found.append(index._overlaps(made.search(others, 100)[0], exact_top_k(others, items, 100)[0]).mean())
-    assert sum(recall >= 0.99 for recall in found) >= 5
+    assert sum(recall >= 0.99 for recall in found) >= 7
     assert max(found) < 0.998  # and not by searching nearly everything
 
 
