@@ -19,7 +19,7 @@ from recsysml.models.top_k import CHUNK, best_columns, in_order
 # products of so many queries and items at once lie in a processor's cache
 BLOCK_QUERIES, BLOCK_ITEMS = 512, 2048
 # one item in so many tells how good the k-th best may be
-SAMPLE = 16
+SAMPLE = 8
 # products held where items are too few for a sample
 HELD = 1 << 24
 # pairs multiplied again at once
@@ -56,7 +56,8 @@ def exact_top_k(queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndar
     # three standard deviations deeper than the sample's share of the k best: few rows have to be searched again
     deep = int(expected + 3 * math.sqrt(expected)) + 1
     if len(left) and len(right) // SAMPLE // CHUNK >= 2 * deep:
-        blocks = _blocks(right, multiplies_bytes())
+        # torch 2.13 leaves the product of a single column undone
+        blocks = _blocks(right, right.shape[1] > 1 and multiplies_bytes())
         found = [_by_blocks(part, right, blocks, kept, deep) for part in left.split(BLOCK_QUERIES)]
     else:
         found = [_at_once(left, right, kept)]

@@ -71,7 +71,7 @@ def test_a_sample_that_promises_too_much_costs_time_and_nothing_else(seed, searc
     assert (found == sorted_products(queries, items, 10)[0]).mean() > 0.999
     assert 15 <= sum(searched_again) <= 20  # of the first twenty
     searched_again.clear()
-    few = items[:: exact.SAMPLE].repeat(2, axis=0)  # 1,200 rows
+    few = items[: 2 * exact.CHUNK * exact.SAMPLE]
     exact_top_k(queries, few, 10)
     assert searched_again == [40]  # too few items to sample
 
