@@ -318,3 +318,29 @@ def test_nothing_that_feeds_a_model_imports_the_truth():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             assert not any(name.endswith(("world_truth", "world_laws")) for name in names), path
+            # what the world keeps to itself, and what gives it away beside the log, are for the log alone
+            hidden = isinstance(node, ast.Attribute) and node.attr == "_latent"
+            hidden |= isinstance(node, ast.ImportFrom) and "simulate" in names and "sessions" in (node.module or "")
+            assert not hidden or path.name == "world_log.py", path
+
+
+def test_popularity_is_as_skewed_and_sessions_as_long_as_docs_say():
+    """Beside KuaiRand's, whose figures are docs': the Gini index by its definition, over all pairs of items."""
+    lines = (ROOT / "docs" / "world.md").read_text().splitlines()
+    table = {cells[1].strip(): cells[2:4] for cells in (line.split("|") for line in lines) if len(cells) > 3}
+    parts = list(world_log.open_world(WorldConfig()))
+    items = np.concatenate([shown.items for _, shown in parts])
+    counts = np.sort(np.unique(items, return_counts=True)[1])[::-1]
+    gini = np.abs(counts[:, None] - counts).mean() / (2 * counts.mean())
+    tops = [counts[: len(counts) // part].sum() / counts.sum() for part in (100, 10)]
+    ours, theirs = table["shown: Gini, top 1%, top 10%"]
+    assert ours.strip() == f"{gini:.2f}, {tops[0]:.0%}, {tops[1]:.0%}"
+    assert float(theirs.split(",")[0]) == pytest.approx(gini, abs=0.03)
+    clicks = np.concatenate([shown.click for _, shown in parts])
+    assert table["click rate"][0].strip() == f"{clicks.mean():.3f}"
+    _, events = np.unique(
+        np.concatenate([asked.sessions[shown.requests] for asked, shown in parts]), return_counts=True
+    )
+    mean, *rest = map(float, table["session: mean, 50%, 90%, 99%"][0].split(","))
+    assert mean == pytest.approx(events.mean(), rel=0.05)  # docs cut sessions at pauses, as KuaiRand's have to be
+    assert rest == pytest.approx(np.percentile(events, (50, 90, 99)).tolist(), rel=0.15)

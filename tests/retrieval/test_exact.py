@@ -113,11 +113,13 @@ def test_products_may_all_be_negative(n_items):
     assert values.tolist() == products.tolist()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize("n_items", [90, 9_003])
-def test_arrays_may_lie_in_memory_as_they_like(n_items):
+def test_arrays_may_lie_in_memory_as_they_like(n_items, kind):
+    """Backwards, with gaps, and columns first."""
     rng = np.random.default_rng(n_items)
-    wide = rng.integers(-50, 50, (8, 2 * n_items))  # of int64
-    items, queries = wide[::2, ::-2].T, rng.integers(-50, 50, (4, 30)).astype(np.float64).T
+    wide = rng.integers(-50, 50, (8, 2 * n_items)).astype(kind)
+    items, queries = wide[::2, ::-2].T, rng.integers(-50, 50, (4, 30)).astype(kind).T[::-1]
     before = items.copy(), queries.copy()
     found, values = exact_top_k(queries, items, 9)
     truth, products = sorted_products(queries, items, 9)
