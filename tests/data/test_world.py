@@ -221,6 +221,14 @@ def test_friends_are_alike_and_know_each_other(seed):
     alike = [(latent.taste[pairs[:, 0]] * latent.taste[pairs[:, 1]]).sum(1) for pairs in (edges, strangers)]
     assert alike[0].mean() > alike[1].mean() + 0.2
 
+    # a pair that meets stays together the likelier the closer the two tastes, by a law in closed form
+    left, right = strangers[strangers[:, 0] != strangers[:, 1]].T
+    close = (latent.taste[left] * latent.taste[right]).sum(1)
+    for rows in (close < 0.2, close >= 0.2):
+        p = 1 / (1 + np.exp(2.5 - 5 * close[rows]))
+        kept = len(world_population._kept(latent, left[rows], right[rows], random))
+        assert abs(kept - p.sum()) < 3 * np.sqrt((p * (1 - p)).sum())
+
     def closed(pairs: np.ndarray) -> float:
         """Share of two-paths that are closed."""
         both = np.concatenate([pairs, pairs[:, ::-1]])
@@ -260,6 +268,9 @@ def test_same_config_same_bytes_and_slices_stand_alone():
     for index in (5, 0):  # in any order
         for a, b in zip(first.slice(index), second.slice(index), strict=True):
             assert all(getattr(a, f.name).tobytes() == getattr(b, f.name).tobytes() for f in dataclasses.fields(a))
+    users = [first.slice(index)[0].users for index in (0, 1)]
+    users.append(world_log.open_world(small(4)).slice(0)[0].users)
+    assert not any(np.array_equal(a[:99], b[:99]) for a, b in itertools.combinations(users, 2))  # each has its own luck
     data = world.load(config)
     assert data.fingerprint == world.load(config).fingerprint
     others = [small(4), small(3, action="like"), small(3, split="last_out"), small(3, events=30_001)]

@@ -97,6 +97,7 @@ def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_pa
     assert results(path)["metrics"]["test/recall@1"]["value"] > 0.8
     opened = open_retriever(path / "checkpoints" / "best")
     assert opened.kind == "two_tower"
+    assert opened.parameters == results(path)["model"]["parameters"]  # features are kept and are none
     assert opened.retriever.encoder.user_events.tolist() == [8] * 40 + [0]  # of ten each two are not learnt from
     asked = questions(interactions, "test", mask_seen=True)
     judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
