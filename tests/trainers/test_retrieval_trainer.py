@@ -18,7 +18,7 @@ from recsysml.evals.retrieval import judge
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.nn.age_bias import AgeBias
-from recsysml.retrieval import serving
+from recsysml.retrieval import index, serving
 from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import questions, training
@@ -411,6 +411,8 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
     assert json.loads((tmp_path / "out" / "user_ids.json").read_text()) == [f"u{n:02d}" for n in range(40)]
     order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
     assert order == found
+    beside = index.load(tmp_path / "out", vectors, lambda: pytest.fail("it is of other vectors"))
+    assert [names[i] for i in beside.search(users[7:8], 20)[0][0] if names[i] not in events] == found
 
     for arguments, words in (
         (["--user", "u99"], "has no such user. Did you mean: u"),
