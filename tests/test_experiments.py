@@ -1,17 +1,24 @@
-"""The experiments of conf/experiment/: every job composes, and jobs differ in nothing but what is swept."""
+"""The experiments of conf/experiment/: every job composes, jobs differ in nothing but what is swept, and those about
+retrieval run to a report."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from recsysml import catalogue, config, launch, multirun
+from recsysml.cli import main
 from recsysml.diff import flatten
 from recsysml.models.gpt import GPT
+from recsysml.report.gather import gather
+from recsysml.report.sweeps import sweeps_of
 
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
 # those that sweep over worlds: data.seed stands for seed
@@ -159,3 +166,38 @@ def test_each_switch_of_the_ablation_is_one_field_of_gpt2_as_gpt2_modern_has_it(
         assert fields(name)[field] == modern[field]
         switched.add(field)
     assert switched == {key for key, value in modern.items() if value != plain[key]}
+
+
+# overrides that make each claim about retrieval a matter of seconds, of two settings of what it varies
+TINY_WORLD = ["data.users=60", "data.items=100", "data.events=1500", "model.d_model=8"]
+RETRIEVAL = {
+    "logq": [*TINY_WORLD, "trainer.logq=false,true", "trainer.in_batch_negatives=8"],
+    "user_representation": [*TINY_WORLD, "model.user=cohort,mixture"],
+    "deep_hash": [*TINY_WORLD, "model.user=none,deep_hash"],
+    "cluster_softmax": [*TINY_WORLD, "trainer.loss=full,cluster"],
+    "retrieval_is_pretraining": ["model=gpt2,sasrec", "model.position=rope"],
+}
+SHORT = [
+    *("trainer.max_steps=2", "trainer.warmup_steps=1", "trainer.eval_every=2", "trainer.batch_size=4", "seed=1"),
+    *("threads=1", "device=cpu", "progress=never", "sweep.name=tiny"),
+]
+
+
+@pytest.mark.parametrize("name", list(RETRIEVAL))
+def test_a_claim_about_retrieval_runs_and_the_report_shows_it(name: str, own_outputs: Path, tmp_path: Path) -> None:
+    assert main(["train", f"experiment={name}", "-m", *RETRIEVAL[name], *SHORT]) == 0
+    folder = own_outputs / "sweep" / "tiny"
+    jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
+    assert main(["report", str(folder), "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert base64.b64encode((folder / "plots" / "sweep.png").read_bytes()).decode() in page
+    (sweep,) = sweeps_of(gather([str(folder)]))
+    assert len(sweep.table.rows) == len(jobs)
+    for job, row in zip(jobs, sweep.table.rows, strict=True):
+        found = json.loads((folder / job["run"] / "results.json").read_text())
+        assert found["run"]["status"] == "ok"
+        cells = {name: cell for name, cell in zip(sweep.table.columns, row, strict=True) if name in found["metrics"]}
+        assert cells
+        for metric, cell in cells.items():
+            assert float(cell.text) == pytest.approx(found["metrics"][metric]["value"], rel=1e-3, abs=1e-4)
+            assert cell.text in page

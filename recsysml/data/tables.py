@@ -35,6 +35,10 @@ def find_file(name: str, given: str) -> Path:
     for candidate in (path, *([shared / path] if shared else [])):
         if candidate.is_file():
             return candidate
+    if path.is_dir():
+        raise DataError(f"{name}: {given} is a folder: give a file in it")
+    if path.is_absolute():
+        raise DataError(f"{name}: there is no file {given}")
     if shared:
         raise DataError(f"{name}: {given} is neither here nor in {shared} (RECSYSML_DATA)")
     raise DataError(f"{name}: {given} is missing: set RECSYSML_DATA to the folder that holds it")

@@ -290,11 +290,13 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     opened = open_retriever(checkpoint_dir, machine.device)
     opened.check_ids(data)
     split, mask_seen = config.eval.split, config.data.mask_seen
-    asked = {split: questions(data, split, mask_seen=mask_seen)}
+    # the protocol speaks of both splits, as a training's does: else the two would not compare
+    both = {name: questions(data, name, mask_seen=mask_seen) for name in ("val", "test")}
+    asked = {split: both[split]}
     how = {"mask_seen": mask_seen, "ks": config.eval.ks, "batch_size": config.eval.batch_size}
     run.set_data(data.name, data.fingerprint, data.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
-    run.set_protocol(**protocol(data, asked, mask_seen=mask_seen))
+    run.set_protocol(**protocol(data, both, mask_seen=mask_seen))
     run.set_environment(machine.describe())
     judged = judge(opened.retriever, asked[split], **how, whole=True)
     simple = baselines(config.eval.baselines, data, asked, **how)[split]

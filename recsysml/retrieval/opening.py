@@ -102,17 +102,19 @@ def open_retriever(folder: Path, device: torch.device | str = "cpu") -> Opened:
     if config.trainers == ("fit",):
         model.restore({name: tensor.numpy() for name, tensor in tensors.items()})
         retriever: Retriever = model
+        parameters = sum(tensor.numel() for tensor in tensors.values())
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
         if described.get("head"):
             heads.attach(model, heads.restored(described["head"], tensors))
         checkpoint.put_weights(model, tensors, folder)
+        parameters = sum(weights.numel() for weights in model.parameters())  # features and graphs are none
         retriever = heads.retriever_of(model.to(device).eval(), device)
     return Opened(
         retriever,
         described["kind"],
         described["name"],
-        sum(tensor.numel() for tensor in tensors.values()),
+        parameters,
         found["ids"]["users"],
         found["ids"]["items"],
         found["data"]["fingerprint"],

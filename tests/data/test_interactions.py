@@ -140,6 +140,10 @@ def test_what_is_wrong_is_named(tmp_path):
         interactions.check(InteractionsConfig())
     with pytest.raises(DataError, match="RECSYSML_DATA"):
         interactions.check(InteractionsConfig(path="nowhere/x.inter"))
+    with pytest.raises(DataError, match=rf"^interactions: there is no file {tmp_path}/x.csv$"):
+        interactions.check(InteractionsConfig(path=str(tmp_path / "x.csv")))
+    with pytest.raises(DataError, match=rf"^interactions: {tmp_path} is a folder"):
+        interactions.check(InteractionsConfig(path=str(tmp_path)))
 
 
 GOOD = [(f"u{n % 4}", f"i{n}", str(n)) for n in range(40)]

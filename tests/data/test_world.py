@@ -82,7 +82,7 @@ def test_what_is_watched_follows_its_law(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_slates_are_drawn_with_the_propensities_that_are_logged(seed):
     _, _, parts = everything(seed)
-    tops = np.zeros((2, 0))
+    draws = []
     for part in parts:
         requests, logging = part["requests"], part["behind"].logging
         assert np.allclose(logging.sum(1), 1) and not logging[~requests.offered].any()
@@ -90,17 +90,17 @@ def test_slates_are_drawn_with_the_propensities_that_are_logged(seed):
         before = np.cumsum(chosen, axis=1) - chosen
         sure = before < 0.999  # beyond, the difference of sums has lost its digits
         assert np.allclose(requests.propensities[sure], (chosen / (1 - before))[sure], rtol=1e-6)
-        ranked = np.argsort(np.argsort(-logging, axis=1), axis=1)  # 0 is the policy's favourite
-        for place in range(5):
-            column = np.argmax(ranked == place, axis=1)
-            hit = requests.slate[:, 0] == column
-            p = logging[np.arange(len(logging)), column]
-            tops = np.concatenate([tops, np.stack([hit, p])], axis=1)
+        # what would differ first if slates were drawn from a steeper or a flatter policy: the log of what is drawn
+        logs = np.log(np.where(logging > 0, logging, 1.0))
+        expected = (logging * logs).sum(1)
+        drawn = logs[np.arange(len(logs)), requests.slate[:, 0]]
+        draws.append(np.stack([drawn - expected, (logging * logs**2).sum(1) - expected**2]))
         shown = np.take_along_axis(requests.candidates, requests.slate, axis=1)
         logged = part["logged"]
         assert np.array_equal(shown[logged.requests, logged.positions], logged.items)
         assert np.array_equal(np.bincount(logged.requests, minlength=len(shown)), requests.shown)
-    assert abs(z_score(tops[0], tops[1])) < 3
+    gaps, variances = np.concatenate(draws, axis=1)
+    assert abs(gaps.sum() / np.sqrt(variances.sum())) < 3
 
 
 def test_a_session_shows_nothing_twice_and_nothing_before_its_birth():
@@ -221,6 +221,14 @@ def test_friends_are_alike_and_know_each_other(seed):
     alike = [(latent.taste[pairs[:, 0]] * latent.taste[pairs[:, 1]]).sum(1) for pairs in (edges, strangers)]
     assert alike[0].mean() > alike[1].mean() + 0.2
 
+    # a pair that meets stays together the likelier the closer the two tastes, by a law in closed form
+    left, right = strangers[strangers[:, 0] != strangers[:, 1]].T
+    close = (latent.taste[left] * latent.taste[right]).sum(1)
+    for rows in (close < 0.2, close >= 0.2):
+        p = 1 / (1 + np.exp(2.5 - 5 * close[rows]))
+        kept = len(world_population._kept(latent, left[rows], right[rows], random))
+        assert abs(kept - p.sum()) < 3 * np.sqrt((p * (1 - p)).sum())
+
     def closed(pairs: np.ndarray) -> float:
         """Share of two-paths that are closed."""
         both = np.concatenate([pairs, pairs[:, ::-1]])
@@ -260,6 +268,10 @@ def test_same_config_same_bytes_and_slices_stand_alone():
     for index in (5, 0):  # in any order
         for a, b in zip(first.slice(index), second.slice(index), strict=True):
             assert all(getattr(a, f.name).tobytes() == getattr(b, f.name).tobytes() for f in dataclasses.fields(a))
+    moods = [world_truth.open_truth(small(seed)).behind(index).moment.mood for seed, index in ((3, 0), (3, 1), (4, 0))]
+    born = [world_log.open_world(small(seed)).population.born for seed in (3, 4)]
+    for one, other in (*itertools.combinations(moods, 2), born):  # each slice and each seed has its own luck
+        assert not np.intersect1d(one, other).size
     data = world.load(config)
     assert data.fingerprint == world.load(config).fingerprint
     others = [small(4), small(3, action="like"), small(3, split="last_out"), small(3, events=30_001)]
@@ -318,3 +330,29 @@ def test_nothing_that_feeds_a_model_imports_the_truth():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             assert not any(name.endswith(("world_truth", "world_laws")) for name in names), path
+            # what the world keeps to itself, and what gives it away beside the log, are for the log alone
+            hidden = isinstance(node, ast.Attribute) and node.attr == "_latent"
+            hidden |= isinstance(node, ast.ImportFrom) and "simulate" in names and "sessions" in (node.module or "")
+            assert not hidden or path.name == "world_log.py", path
+
+
+def test_popularity_is_as_skewed_and_sessions_as_long_as_docs_say():
+    """Beside KuaiRand's, whose figures are docs': the Gini index by its definition, over all pairs of items."""
+    lines = (ROOT / "docs" / "world.md").read_text().splitlines()
+    table = {cells[1].strip(): cells[2:4] for cells in (line.split("|") for line in lines) if len(cells) > 3}
+    parts = list(world_log.open_world(WorldConfig()))
+    items = np.concatenate([shown.items for _, shown in parts])
+    counts = np.sort(np.unique(items, return_counts=True)[1])[::-1]
+    gini = np.abs(counts[:, None] - counts).mean() / (2 * counts.mean())
+    tops = [counts[: len(counts) // part].sum() / counts.sum() for part in (100, 10)]
+    ours, theirs = table["shown: Gini, top 1%, top 10%"]
+    assert ours.strip() == f"{gini:.2f}, {tops[0]:.0%}, {tops[1]:.0%}"
+    assert float(theirs.split(",")[0]) == pytest.approx(gini, abs=0.03)
+    clicks = np.concatenate([shown.click for _, shown in parts])
+    assert table["click rate"][0].strip() == f"{clicks.mean():.3f}"
+    _, events = np.unique(
+        np.concatenate([asked.sessions[shown.requests] for asked, shown in parts]), return_counts=True
+    )
+    mean, *rest = map(float, table["session: mean, 50%, 90%, 99%"][0].split(","))
+    assert mean == pytest.approx(events.mean(), rel=0.05)  # docs cut sessions at pauses, as KuaiRand's have to be
+    assert rest == pytest.approx(np.percentile(events, (50, 90, 99)).tolist(), rel=0.15)

@@ -29,3 +29,24 @@ def test_it_is_a_stable_sort(seed, n_items, k):
 def test_nobody_is_answered_too():
     items, values = top_k(np.zeros((0, 50), np.float32), 3)
     assert items.shape == values.shape == (0, 3)
+
+
+@pytest.mark.parametrize("best", [0, CHUNK - 1, CHUNK, 695, 702])
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_best_may_stand_anywhere(best, k):
+    """Also in the last chunk, which is short, and as its last item."""
+    scores = np.random.default_rng(best).random((3, 703)).astype(np.float32)
+    scores[:, best] = 9, 2, np.inf
+    items, values = top_k(scores, k)
+    for row in range(3):
+        order = sorted(range(703), key=lambda i: -scores[row, i])[:k]
+        assert items[row].tolist() == order
+        assert order[0] == best
+        assert values[row].tolist() == scores[row, order].tolist()
+
+
+def test_scores_may_lie_in_memory_as_they_like():
+    scores = np.random.default_rng(0).random((1_400, 6))  # of doubles
+    plain = top_k(scores[::-2].T.copy(), 5)
+    for strided in (scores[::-2].T, scores.astype(np.float32)[::-2].T):
+        assert all((a == b).all() for a, b in zip(top_k(strided, 5), plain, strict=True))

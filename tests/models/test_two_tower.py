@@ -141,6 +141,20 @@ def test_a_user_without_events_to_learn_from_is_one_never_met(user):
     assert not torch.allclose(found[1], found[3])
 
 
+@pytest.mark.parametrize("user", ["id_table", "mixture"])
+def test_a_memory_speaks_for_its_own_user_alone(user):
+    """Nor for one never met."""
+    torch.manual_seed(0)
+    model = maker(user=user)().eval()
+    inputs, users = INPUTS[:1].expand(5, -1), torch.tensor([0, 1, 2, 3, -1])
+    model.user_events[:-1] = 7
+    before = model(inputs, users)
+    with torch.no_grad():
+        model.memory.table.weight[2] += torch.linspace(1, 3, 16)
+    moved = (model(inputs, users) != before).flatten(1).any(dim=1)
+    assert moved.tolist() == [False, False, True, False, False]
+
+
 def test_a_mixture_trusts_a_memory_the_more_the_more_it_was_learnt_from():
     torch.manual_seed(0)
     model = maker(user="mixture")().eval()

@@ -146,3 +146,66 @@ def test_a_block_of_next_to_nothing_is_ruled_out():
     bounds = exact._bounds(torch.tensor([1.0, 1e-3, -1.0]), asked, blocks, True)[0]
     products = blocks.numbers[0].long() @ asked.numbers[0].long()
     assert (products >= bounds).float().mean(dim=0).tolist() == [0, 0, 1]
+
+
+# where the forty best of the items stand: also all in what the sample sees, and none in it
+PLACES = {
+    "anywhere": lambda rng, n: rng.permutation(n)[:40],
+    "one in 16": lambda rng, n: np.arange(0, 640, 16),
+    "the second of 16": lambda rng, n: np.arange(1, 641, 16),
+    "together": lambda rng, n: np.arange(2_040, 2_080),
+    "at the end": lambda rng, n: np.arange(n - 40, n),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("n_items", "k"), [(8_191, 1), (8_192, 7), (8_193, 16), (8_207, 40)])
+def test_it_is_exact_wherever_the_best_stand(place, n_items, k):
+    """Of whole numbers, so that a stable sort says item by item and number by number what is right. For a third of
+    the queries the forty are the best, for a third the worst, and for a third as good as any."""
+    rng = np.random.default_rng(n_items)
+    items = rng.integers(-9, 10, (n_items, 5)).astype(np.float32)
+    items[:, 0] = 0
+    items[PLACES[place](rng, n_items), 0] = 100
+    queries = rng.integers(-9, 10, (60, 5)).astype(np.float32)
+    queries[:, 0] = np.tile([2, -2, 0], 20)
+    found, values = exact_top_k(queries, items, k)
+    truth, products = sorted_products(queries, items, k)
+    assert found.tolist() == truth.tolist()
+    assert values.tolist() == products.tolist()
+
+
+@pytest.mark.parametrize("n_items", [19, 9_003])
+def test_products_may_all_be_negative(n_items):
+    """What fills the last, short chunk up must not be better than they."""
+    rng = np.random.default_rng(n_items)
+    items = rng.integers(1, 50, (n_items, 4)).astype(np.float32)
+    queries = -rng.integers(1, 50, (30, 4)).astype(np.float32)
+    found, values = exact_top_k(queries, items, 12)
+    truth, products = sorted_products(queries, items, 12)
+    assert found.tolist() == truth.tolist()
+    assert values.tolist() == products.tolist()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("n_items", [90, 9_003])
+def test_arrays_may_lie_in_memory_as_they_like(n_items, kind):
+    """Backwards, with gaps, and columns first."""
+    rng = np.random.default_rng(n_items)
+    wide = rng.integers(-50, 50, (8, 2 * n_items)).astype(kind)
+    items, queries = wide[::2, ::-2].T, rng.integers(-50, 50, (4, 30)).astype(kind).T[::-1]
+    before = items.copy(), queries.copy()
+    found, values = exact_top_k(queries, items, 9)
+    truth, products = sorted_products(queries, items, 9)
+    assert found.tolist() == truth.tolist()
+    assert values.tolist() == products.tolist()
+    assert (found.dtype, values.dtype) == (np.int64, np.float32)
+    assert all((old == new).all() for old, new in zip(before, (items, queries), strict=True))
+
+
+@pytest.mark.parametrize(("n_queries", "n_items", "k"), [(0, 7, 9), (0, 9_000, 7), (3, 7, 7), (600, 7, 9)])
+def test_nobody_may_ask_and_all_there_is_may_be_asked_for(n_queries, n_items, k):
+    found, values = exact_top_k(np.ones((n_queries, 3)), np.ones((n_items, 3)), k)
+    n_found = min(k, n_items)
+    assert found.tolist() == [[*range(n_found), *[-1] * (k - n_found)]] * n_queries
+    assert values.tolist() == [[3.0] * n_found + [-np.inf] * (k - n_found)] * n_queries

@@ -84,6 +84,15 @@ def test_a_catalogue_of_a_few_items_works_too(kind):
     assert all(set(row[:10]) == set(range(10)) for row in found.tolist()) or kind == "hnsw"
 
 
+def test_places_that_a_narrow_search_cannot_fill_are_empty():
+    made = index.build(*vectors(), "ivf")
+    made.faiss.nprobe = 1
+    found, values = made.search(vectors()[1], 1500)
+    assert (found < 0).any(axis=1).all()
+    assert np.isneginf(values[found < 0]).all()
+    assert np.isfinite(values[found >= 0]).all()
+
+
 def damage_content(folder, items):
     data = bytearray((folder / "index.faiss").read_bytes())
     data[len(data) // 2] ^= 1

@@ -90,3 +90,18 @@ def test_a_name_with_a_comma_is_quoted_and_what_counts_has_no_vectors(events, ow
     assert main(["export", str(path), str(tmp_path / "out")]) == 2
     assert "seq_knn has no vectors to export: two_tower, sasrec" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recommendation_stands_beside_its_own_title(events, own_outputs, tmp_path, capsys):
+    titles = tmp_path / "items.csv"
+    titles.write_text("item_id,name\n" + "".join(f"i{i:02d},The {i}th of them\n" for i in range(20) if i != 6))
+    choices = ["data=interactions", f"data.path={events}", f"data.items_path={titles}", "data.title_column=name"]
+    assert main(["train", "model=seq_knn", "eval.baselines=[]", "device=cpu", *choices]) == 0
+    path, _ = run_of(own_outputs, "train")
+    for asked in (["--history", "i03,i04"], ["--user", "u3"]):
+        capsys.readouterr()
+        assert main(["recommend", str(path), *asked, "-k", "9"]) == 0
+        rows = [line.split(maxsplit=3)[2:] for line in capsys.readouterr().out.splitlines()]
+        assert len(rows) > 5
+        for item, *title in rows:
+            assert title == ([] if item == "i06" else [f"The {int(item[1:])}th of them"])

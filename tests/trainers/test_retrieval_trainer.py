@@ -18,7 +18,7 @@ from recsysml.evals.retrieval import judge
 from recsysml.losses.gbce import gbce
 from recsysml.losses.sampled_softmax import draw, excluded, sampled_softmax
 from recsysml.nn.age_bias import AgeBias
-from recsysml.retrieval import serving
+from recsysml.retrieval import index, serving
 from recsysml.retrieval.graphs import co_interaction
 from recsysml.retrieval.opening import open_retriever
 from recsysml.retrieval.questions import questions, training
@@ -97,6 +97,7 @@ def test_two_towers_learn_it_too_and_are_opened_with_their_features(ring, tmp_pa
     assert results(path)["metrics"]["test/recall@1"]["value"] > 0.8
     opened = open_retriever(path / "checkpoints" / "best")
     assert opened.kind == "two_tower"
+    assert opened.parameters == results(path)["model"]["parameters"]  # features are kept and are none
     assert opened.retriever.encoder.user_events.tolist() == [8] * 40 + [0]  # of ten each two are not learnt from
     asked = questions(interactions, "test", mask_seen=True)
     judged = judge(opened.retriever, asked, mask_seen=True, ks=[1], batch_size=7)
@@ -410,6 +411,8 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
     assert json.loads((tmp_path / "out" / "user_ids.json").read_text()) == [f"u{n:02d}" for n in range(40)]
     order = [names[i] for i in np.argsort(-(vectors @ users[7])) if names[i] not in events]
     assert order == found
+    beside = index.load(tmp_path / "out", vectors, lambda: pytest.fail("it is of other vectors"))
+    assert [names[i] for i in beside.search(users[7:8], 20)[0][0] if names[i] not in events] == found
 
     for arguments, words in (
         (["--user", "u99"], "has no such user. Did you mean: u"),
