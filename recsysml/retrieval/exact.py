@@ -19,23 +19,27 @@ from recsysml.models.top_k import CHUNK, best_columns, in_order
 # products of so many queries and items at once lie in a processor's cache
 BLOCK_QUERIES, BLOCK_ITEMS = 512, 2048
 # one item in so many tells how good the k-th best may be
-SAMPLE = 8
+SAMPLE = 12
 # products held where items are too few for a sample
 HELD = 1 << 24
 # pairs multiplied again at once
 PAIRS = 2048
-# what the order of additions may do to a product, as a share of both lengths: far more than it does
-SLACK = 1e-5
+# what the order of additions may do to a product, as a share of both lengths: more than it does, number by number
+SLACK = 1e-5, 1e-7
+# where rounding leaves so many times what is looked for in question, a block is multiplied in floats
+MANY = 4
 # whole numbers of 8 bits end here; no scale is smaller than TINY
 LARGEST, TINY = 127, 1e-30
-# products of 8-bit vectors are smaller, up to 120,000 numbers long
+# products of 8-bit vectors that are taken are smaller
 HIGHEST = 2_000_000_000
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Vectors as they are multiplied: n blocks of items (b, C), or n queries, one a column (C, n); in float32 or int8.
-    (n,) each: what a one stands for, the length (the greatest of a block's), and that of what rounding took from it."""
+class Rounded:
+    """n blocks of items (b, C), or n queries as the columns of one (C, n): in whole numbers of 8 bits.
+
+    (n,) each: what a one stands for, the length (the greatest of a block's), and that of what rounding took from it.
+    """
 
     numbers: tuple[Tensor, ...]
     scale: Tensor
@@ -57,8 +61,9 @@ def exact_top_k(queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndar
     deep = int(expected + 3 * math.sqrt(expected)) + 1
     if len(left) and len(right) // SAMPLE // CHUNK >= 2 * deep:
         # torch 2.13 leaves the product of a single column undone
-        blocks = _blocks(right, right.shape[1] > 1 and multiplies_bytes())
-        found = [_by_blocks(part, right, blocks, kept, deep) for part in left.split(BLOCK_QUERIES)]
+        rounds = 1 < right.shape[1] < HIGHEST // LARGEST**2 and multiplies_bytes()
+        rounded = _rounded_items(right) if rounds else None
+        found = [_by_blocks(part, right, rounded, kept, deep) for part in left.split(BLOCK_QUERIES)]
     else:
         found = [_at_once(left, right, kept)]
     missing = (0, k - kept)
@@ -77,28 +82,32 @@ def _at_once(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat(chosen), torch.cat(values)
 
 
-def _by_blocks(queries: Tensor, items: Tensor, blocks: Vectors, k: int, deep: int) -> tuple[Tensor, Tensor]:
+def _by_blocks(queries: Tensor, items: Tensor, rounded: Rounded | None, k: int, deep: int) -> tuple[Tensor, Tensor]:
     """Every product that may reach a bound guessed from a sample is looked at. Where those that do are fewer than k the
     guess was too high, and these rows are done by another way: the answer is exact whatever the sample says."""
     n_queries = len(queries)
-    rounds = blocks.numbers[0].dtype == torch.int8
-    asked = _queries(queries, rounds)
-    held = torch.empty(BLOCK_ITEMS, n_queries, dtype=torch.int32 if rounds else torch.float32)
-    guess = _guess(asked, blocks, deep, held)  # (B,)
-    bounds = _bounds(guess, asked, blocks, rounds)  # (n blocks, B)
-    found = [
-        (place + start * BLOCK_ITEMS * n_queries, product)
-        for start, (block, bound) in enumerate(zip(blocks.numbers, bounds, strict=True))
-        for place, product in [_reaching(block, asked.numbers[0], bound, held)]
-    ]
+    held = torch.empty(BLOCK_ITEMS, n_queries)
+    turned = queries.T.contiguous()  # (C, B): items are rows, so that maxima over them run along the queries
+    guess = _guess(items, turned, deep, held)  # (B,)
+    parts = items.split(BLOCK_ITEMS)
+    if rounded is None:
+        found = [_reaching(part, turned, guess, held) for part in parts]
+    else:
+        asked = _rounded_queries(queries)
+        limit = MANY * deep * SAMPLE / len(items) * n_queries
+        found = []
+        for part, block, bound in zip(parts, rounded.numbers, _bounds(guess, asked, rounded, len(turned)), strict=True):
+            reach = _reaching(block, asked.numbers[0], bound, held)
+            if len(reach[0]) > limit * len(part):  # an outlier may be there: beside it all else is rounded to nothing
+                reach = _reaching(part, turned, guess, held)
+            found.append(reach)
+    before = torch.arange(len(found)).repeat_interleave(torch.tensor([len(places) for places, _ in found]))
     flat, values = (torch.cat(each) for each in zip(*found, strict=True))
+    flat += before * held.numel()
     numbers = flat // n_queries
     rows = flat - numbers * n_queries
-    if rounds:
-        pairs = zip(rows.split(PAIRS), numbers.split(PAIRS), strict=True)
-        values = torch.cat(
-            [torch.linalg.vecdot(queries.index_select(0, row), items.index_select(0, number)) for row, number in pairs]
-        )
+    if rounded is not None:
+        values = _pairs(queries, items, rows, numbers)
     kept = (values >= guess[rows]).nonzero()[:, 0]
     rows, numbers, values = rows[kept], numbers[kept], values[kept]
     enough = torch.bincount(rows, minlength=n_queries) >= k  # (B,)
@@ -113,59 +122,52 @@ def _by_blocks(queries: Tensor, items: Tensor, blocks: Vectors, k: int, deep: in
     return chosen, best
 
 
-def _blocks(items: Tensor, rounds: bool) -> Vectors:
+def _rounded_items(items: Tensor) -> Rounded:
     """A block has one scale, as all its products with a query are compared with one bound."""
     numbers, told = [], []
     for part in items.split(BLOCK_ITEMS):
-        length, scale, lost = part.norm(dim=1).amax().item(), 1.0, 0.0
-        if rounds:
-            low, high = part.aminmax()
-            scale = max(-low.item(), high.item(), TINY) / LARGEST
-            whole = (part * (1 / scale)).round_()
-            lost = torch.sub(part, whole, alpha=scale).norm(dim=1).amax().item()
-            part = whole.to(torch.int8)
-        numbers.append(part)
-        told.append((scale, length, lost))
-    return Vectors(tuple(numbers), *torch.tensor(told, dtype=torch.float64).unbind(1))
+        low, high = part.aminmax()
+        scale = max(-low.item(), high.item(), TINY) / LARGEST
+        exact = part * (1 / scale)
+        whole = exact.round()
+        told.append(
+            (scale, scale * exact.norm(dim=1).amax().item(), scale * exact.sub_(whole).norm(dim=1).amax().item())
+        )
+        numbers.append(whole.to(torch.int8))
+    return Rounded(tuple(numbers), *torch.tensor(told, dtype=torch.float64).unbind(1))
 
 
-def _queries(queries: Tensor, rounds: bool) -> Vectors:
-    """Items are rows and queries columns, so that maxima over items run along the queries."""
-    length, scale, whole = queries.norm(dim=1), torch.ones(len(queries)), queries
-    if rounds:
-        scale = queries.abs().amax(dim=1).clamp(min=TINY) / LARGEST
-        whole = (queries / scale[:, None]).round_()
-    lost = (queries - whole * scale[:, None]).norm(dim=1)
-    turned = (whole.to(torch.int8) if rounds else whole).T.contiguous()
-    return Vectors((turned,), scale.double(), length.double(), lost.double())
+def _rounded_queries(queries: Tensor) -> Rounded:
+    scale = queries.abs().amax(dim=1).clamp(min=TINY) / LARGEST
+    exact = queries / scale[:, None]
+    whole = exact.round()
+    length, lost = (scale.double() * each.norm(dim=1) for each in (exact, exact - whole))
+    return Rounded((whole.to(torch.int8).T.contiguous(),), scale.double(), length, lost)
 
 
-def _guess(asked: Vectors, blocks: Vectors, deep: int, held: Tensor) -> Tensor:
-    """(B,) float32: what the sample lets one expect of the k-th best product."""
-    maxima = []
-    for block, scale in zip(blocks.numbers, blocks.scale.tolist(), strict=True):
-        sample = block[::SAMPLE].contiguous()
-        whole = len(sample) // CHUNK * CHUNK
-        maxima.append(scale * _maxima(_products(sample[:whole], asked.numbers[0], held)))
-    return torch.cat(maxima).T.contiguous().topk(deep, dim=1).values[:, -1] * asked.scale.float()
+def _guess(items: Tensor, asked: Tensor, deep: int, held: Tensor) -> Tensor:
+    """(B,): what the sample lets one expect of the k-th best product."""
+    sample = items[::SAMPLE].contiguous()
+    parts = sample[: len(sample) // CHUNK * CHUNK].split(BLOCK_ITEMS)
+    maxima = torch.cat([_maxima(_products(part, asked, held)) for part in parts])
+    return maxima.T.contiguous().topk(deep, dim=1).values[:, -1]
 
 
-def _bounds(guess: Tensor, asked: Vectors, blocks: Vectors, rounds: bool) -> Tensor:
-    """(n blocks, B): where a true product is as good as the guess, that of the numbers is no less than this.
+def _bounds(guess: Tensor, asked: Rounded, blocks: Rounded, width: int) -> Tensor:
+    """(n blocks, B) int32: where a true product is as good as the guess, that of the numbers is no less than this.
 
     q.x - q'.x' is (q - q').x' + q.(x - x'), and no product is greater than its factors' lengths (Cauchy, Schwarz).
     """
     length, lost = blocks.length[:, None], blocks.lost[:, None]
-    off = asked.lost * (length + lost) + asked.length * (lost + SLACK * length)
-    bounds = (guess - off) / (asked.scale * blocks.scale[:, None])
-    return bounds.ceil().clamp(-HIGHEST, HIGHEST).int() if rounds else bounds.float()
+    off = asked.lost * (length + lost) + asked.length * (lost + max(SLACK[0], SLACK[1] * width) * length)
+    return ((guess - off) / (asked.scale * blocks.scale[:, None])).ceil().clamp(-HIGHEST, HIGHEST).int()
 
 
 def _reaching(items: Tensor, asked: Tensor, bound: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """(b, C), (C, B) -> (M,), (M,): the places in (b, B), flat, where a product reaches its query's bound, and it."""
     n_queries = asked.shape[1]
-    block = held[: -(-len(items) // CHUNK) * CHUNK]
-    block[len(items) :] = -HIGHEST - 1  # the last chunk may be short
+    block = _held_for(items, held)[: -(-len(items) // CHUNK) * CHUNK]
+    block[len(items) :] = -torch.inf if items.is_floating_point() else -HIGHEST - 1  # the last chunk may be short
     _products(items, asked, held)
     reach = (_maxima(block) >= bound).flatten().nonzero()[:, 0]
     chunk = reach // n_queries
@@ -178,8 +180,26 @@ def _reaching(items: Tensor, asked: Tensor, bound: Tensor, held: Tensor) -> tupl
 
 def _products(items: Tensor, asked: Tensor, held: Tensor) -> Tensor:
     """(b, C), (C, B) -> (b, B), into the memory held for them; of whole numbers whole ones."""
-    multiply = torch._int_mm if items.dtype == torch.int8 else torch.mm
-    return multiply(items, asked, out=held[: len(items)])
+    multiply = torch.mm if items.is_floating_point() else torch._int_mm
+    return multiply(items, asked, out=_held_for(items, held)[: len(items)])
+
+
+def _held_for(items: Tensor, held: Tensor) -> Tensor:
+    """The memory for products: as of float32, or of 8-bit numbers as of int32."""
+    return held if items.is_floating_point() else held.view(torch.int32)
+
+
+def _pairs(queries: Tensor, items: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    """rows, numbers (M,) -> (M,): the product of each query with its item, in memory that is asked for once."""
+    values = torch.empty(len(rows))
+    left, right = torch.empty(2, PAIRS, queries.shape[1])
+    for start in range(0, len(rows), PAIRS):
+        some = slice(start, start + PAIRS)
+        n = len(rows[some])
+        torch.index_select(queries, 0, rows[some], out=left[:n])
+        torch.index_select(items, 0, numbers[some], out=right[:n])
+        torch.sum(left[:n].mul_(right[:n]), dim=1, out=values[some])
+    return values
 
 
 def _maxima(block: Tensor) -> Tensor:

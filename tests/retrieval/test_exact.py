@@ -60,7 +60,7 @@ def test_equal_products_stand_in_the_order_of_their_items(seed, searched_again, 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_sample_that_promises_too_much_costs_time_and_nothing_else(seed, searched_again):
-    """All the good items lie where the sample looks: it expects sixteen times as many."""
+    """All the good items lie where the sample looks: it expects SAMPLE times as many."""
     rng = np.random.default_rng(seed)
     items = rng.normal(size=(9_600, 8)).astype(np.float32)
     items[:: exact.SAMPLE, 0] += 50
@@ -101,17 +101,26 @@ def test_vectors_of_any_width_and_length(seed, width):
     assert values == pytest.approx(products, rel=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_rounding_hides_is_found(seed, searched_again):
-    """One number a thousand times all others in every block: the products of whole numbers see nothing else of it."""
+@pytest.mark.parametrize("where", ["one item of each block", "every query"])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_rounding_hides_is_found_and_little_else_is_looked_at(seed, where, searched_again, monkeypatch):
+    """One number a thousand times all others: the products of whole numbers see nothing of them."""
     rng = np.random.default_rng(seed)
     items = rng.normal(size=(9_000, 8)).astype(np.float32)
-    items[100::2048, 0] = -3_000
     queries = rng.normal(size=(40, 8)).astype(np.float32)
-    queries[:, 0] = abs(queries[:, 0])  # those items are the worst
+    if where == "every query":
+        queries[:, 0], items[:, 0] = 3_000, 0
+    else:
+        queries[:, 0] = abs(queries[:, 0])  # those items are the worst
+        items[100 :: exact.BLOCK_ITEMS, 0] = -3_000
+    kept = []
+    reaching = exact._reaching
+    monkeypatch.setattr(exact, "_reaching", lambda *given: kept.append(reaching(*given)) or kept[-1])
     found, _ = exact_top_k(queries, items, 10)
     assert (found == sorted_products(queries, items, 10)[0]).mean() > 0.99
     assert sum(searched_again) < 40
+    last = kept[-1][0]  # the block that is left after all others
+    assert len(last) < 40 * (len(items) % exact.BLOCK_ITEMS) / 8
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -127,12 +136,12 @@ def test_a_bound_holds_for_every_pair(whole):
         items = (items * 10).round().clamp(-127, 127)
         items[:: exact.BLOCK_ITEMS, 0] = 127  # one stands for one
         queries[:, 0] = 1000
-    blocks, asked = exact._blocks(items, True), exact._queries(queries, True)
+    blocks, asked = exact._rounded_items(items), exact._rounded_queries(queries)
     true = (items.double() @ queries.double().T).split(exact.BLOCK_ITEMS)
     close = []
     for share in (0.5, 0.9, 0.99):
         guess = torch.cat(list(true)).quantile(share, dim=0).float()
-        bounds = exact._bounds(guess, asked, blocks, True)
+        bounds = exact._bounds(guess, asked, blocks, 16)
         for part, block, bound in zip(true, blocks.numbers, bounds, strict=True):
             product = block.long() @ asked.numbers[0].long()
             assert (product >= bound)[part >= guess].all()
@@ -142,8 +151,8 @@ def test_a_bound_holds_for_every_pair(whole):
 
 def test_a_block_of_next_to_nothing_is_ruled_out():
     items, queries = torch.full((exact.BLOCK_ITEMS, 4), 1e-20), torch.ones(3, 4)
-    blocks, asked = exact._blocks(items, True), exact._queries(queries, True)
-    bounds = exact._bounds(torch.tensor([1.0, 1e-3, -1.0]), asked, blocks, True)[0]
+    blocks, asked = exact._rounded_items(items), exact._rounded_queries(queries)
+    bounds = exact._bounds(torch.tensor([1.0, 1e-3, -1.0]), asked, blocks, 4)[0]
     products = blocks.numbers[0].long() @ asked.numbers[0].long()
     assert (products >= bounds).float().mean(dim=0).tolist() == [0, 0, 1]
 
@@ -151,8 +160,8 @@ def test_a_block_of_next_to_nothing_is_ruled_out():
 # where the forty best of the items stand: also all in what the sample sees, and none in it
 PLACES = {
     "anywhere": lambda rng, n: rng.permutation(n)[:40],
-    "one in 16": lambda rng, n: np.arange(0, 640, 16),
-    "the second of 16": lambda rng, n: np.arange(1, 641, 16),
+    "in the sample": lambda rng, n: np.arange(40) * exact.SAMPLE,
+    "beside the sample": lambda rng, n: np.arange(40) * exact.SAMPLE + 1,
     "together": lambda rng, n: np.arange(2_040, 2_080),
     "at the end": lambda rng, n: np.arange(n - 40, n),
 }
@@ -175,12 +184,13 @@ def test_it_is_exact_wherever_the_best_stand(place, n_items, k):
     assert values.tolist() == products.tolist()
 
 
+@pytest.mark.parametrize("length", [1, 2**17])
 @pytest.mark.parametrize("n_items", [19, 9_003])
-def test_products_may_all_be_negative(n_items):
-    """What fills the last, short chunk up must not be better than they."""
+def test_products_may_all_be_negative(n_items, length):
+    """What fills the last, short chunk up must not be better than they, however negative they are."""
     rng = np.random.default_rng(n_items)
-    items = rng.integers(1, 50, (n_items, 4)).astype(np.float32)
-    queries = -rng.integers(1, 50, (30, 4)).astype(np.float32)
+    items = length * rng.integers(1, 50, (n_items, 4)).astype(np.float32)
+    queries = -length * rng.integers(1, 50, (30, 4)).astype(np.float32)
     found, values = exact_top_k(queries, items, 12)
     truth, products = sorted_products(queries, items, 12)
     assert found.tolist() == truth.tolist()
