@@ -266,14 +266,6 @@ class AdsEvalConfig:
         if self.dial is not None:
             at_least("eval.dial", self.dial, 0)
 
-    def check_model(self, model: Any) -> None:
-        """Raise a ConfigError for a dial that the model cannot be turned to. model: its config."""
-        if self.dial is not None and model.method == "reinforce":
-            raise ConfigError(
-                f"eval.dial={self.dial:g}: reinforce has learnt its own for good, model.dial={model.dial:g}; another"
-                " needs a training of its own."
-            )
-
 
 @dataclass
 class LMHarnessEvalConfig:
