@@ -16,8 +16,8 @@ from recsysml.models.gpt import GPT
 CLAIMS = ("gpt2_ablation", "gpt2_small_data", "gpt2_large_data")
 # those that sweep over worlds: data.seed stands for seed
 WORLDS = (
-    "ad_dial", "ad_methods", "feedback_loop", "retention_heads", "reward_model_lever", "reward_over_risk", "rl_alignment",
-    "value_model_targets",
+    "ad_dial", "ad_methods", "feedback_loop", "retention_heads", "reward_model_lever", "reward_over_risk",
+    "rl_alignment", "value_model_targets",
 )  # fmt: skip
 # what each claim about retrieval or ranking varies beside the seed
 RECOMMENDING = {
