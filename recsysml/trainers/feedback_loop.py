@@ -34,7 +34,7 @@ VALUE, GREEDY, ESS, CANDIDATES, ITEMS = "value", "greedy_value", "ess_share", "c
 _NOTE = (
     "True values on test, by enumeration. ESS / n: the effective sample size of the policy on the log that it learnt"
     " from; under 10% nothing is to be believed. Candidates, items: exp of the entropy of what is shown, at a request"
-    " and over all of them. Lines: the policy of each round."
+    " and over all of them."
 )
 
 
