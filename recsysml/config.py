@@ -320,6 +320,8 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if not judged(config.eval):
         fit = fitting("eval", lambda kind, schema: judged(schema))
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
+    if hasattr(model, "check_eval"):
+        model.check_eval(config.eval)
     for part in (model, config.trainer, config.eval):
         if hasattr(part, "check_data"):  # what it asks of this very data
             part.check_data(config.data)

@@ -13,9 +13,12 @@ PAGES = [
     ("models", "model."),
     ("retrievers", "model."),
     ("rankers", "model."),
+    ("policies", "model."),
     ("data", "data."),
     ("impressions", "data."),
+    ("slates", "data."),
     ("trainers", "trainer."),
+    ("policy_trainers", "trainer."),
     ("evals", "eval."),
 ]
 HEAD = """# Config reference
@@ -48,17 +51,27 @@ def fields(source: str, node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def inherited(node: ast.ClassDef, found: dict[str, tuple[str, ast.ClassDef]]) -> list[tuple[str, ast.ClassDef]]:
+    """(source, class) of all that a class stands on, the nearest first."""
+    direct = [found[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in found]
+    return direct + [each for _, base in direct for each in inherited(base, found)]
+
+
 def render() -> str:
     parts = [HEAD]
+    sources = {path: (SCHEMAS / f"{path}.py").read_text() for path, _ in PAGES}
+    trees = {
+        path: [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+        for path, text in sources.items()
+    }
+    found = {node.name: (sources[path], node) for path, nodes in trees.items() for node in nodes}
     for path, prefix in PAGES:
-        source = (SCHEMAS / f"{path}.py").read_text()
-        classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-        for name, node in classes.items():
-            if name.startswith("_"):
+        for node in trees[path]:
+            name = node.name
+            if name.endswith("Fields"):
                 continue  # shared fields are listed with each class that has them
-            inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
-            rows = fields(source, node)
-            for base in inherited:
+            rows = fields(sources[path], node)
+            for source, base in inherited(node, found):
                 own = {row[0]: row for row in rows}
                 shared = fields(source, base)
                 # a field with another default is listed once, where its class has it, in the words of the shared one

@@ -24,9 +24,9 @@ from torch import Tensor
 from recsysml import job
 from recsysml.config import compose
 from recsysml.data.world_truth import top_rewards
+from recsysml.ranking import policy_training as training
 from recsysml.ranking.policy_loss import PolicyLoss
 from recsysml.results import Run
-from recsysml.trainers import policy as trainer
 
 
 class ExactLoss(PolicyLoss):
@@ -47,14 +47,14 @@ def trained(overrides: Sequence[str], root: Path, *, exact: bool = False) -> tup
     """A run's folder and its metrics."""
     config = job.resolve(compose(["model=policy_ranker", "tracker.mode=disabled", "progress=never", *overrides]))
     run = Run.create(root, "train", "share", argv=[], config=job.to_dict(config), overrides=list(overrides))
-    kept = trainer.PolicyLoss, trainer.clipped_value
+    kept = training.PolicyLoss, training.clipped_value
     if exact:
         ExactLoss.true = top_rewards(config.data, config.model.rewards(config.data)).astype(np.float32)
-        trainer.PolicyLoss, trainer.clipped_value = ExactLoss, exact_value  # type: ignore[misc,assignment]
+        training.PolicyLoss, training.clipped_value = ExactLoss, exact_value  # type: ignore[misc,assignment]
     try:
         job.run(config, run)
     finally:
-        trainer.PolicyLoss, trainer.clipped_value = kept  # type: ignore[misc]
+        training.PolicyLoss, training.clipped_value = kept  # type: ignore[misc]
     return run.path, json.loads((run.path / "results.json").read_text())["metrics"]
 
 

@@ -234,10 +234,6 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
             raise ConfigError(f"{log.name} has other {key} than what {checkpoint_dir} learnt from: {', '.join(names)}")
     built = AdPlacementConfig(**described["config"])
     if config.eval.dial is not None:
-        if built.method == "reinforce":
-            raise ConfigError(
-                f"eval.dial={config.eval.dial:g}: reinforce has learnt its own for good, model.dial={built.dial:g}"
-            )
         built.dial = config.eval.dial
     model = AdPlacement(built, len(log.feature_names), len(log.action_names))
     checkpoint.put_weights(model, tensors, checkpoint_dir)

@@ -61,10 +61,11 @@ class Judged:
     truth: Truth | None = None
 
     def doubt(self, name: str) -> str | None:
-        """Why an estimate is not to be believed, in one line, or None: few effective requests, or wrong weights."""
+        """Why an estimate is not to be believed, in one line, or None: few effective requests, or wrong weights, which
+        dm does not use."""
         few = self.estimates[name].unreliable
         error = self.weight.stderr
-        if few or error is None or abs(self.weight.value - 1) <= max(_OFF * error, 0.01):
+        if few or name == "dm" or error is None or abs(self.weight.value - 1) <= max(_OFF * error, 0.01):
             return few
         return (
             f"its mean weight is {self.weight.value:.3f} ± {error:.3f}, not 1: the propensities are wrong, or the log"
@@ -185,7 +186,8 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
         lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
     if doubt := judged.doubt("ips"):
-        lines.append(f"{split}: no estimate is to be believed: {doubt}")
+        which = "no estimate" if judged.doubt("dm") else "no estimate but dm"
+        lines.append(f"{split}: {which} is to be believed: {doubt}")
     if log.propensity_source == ESTIMATED:
         lines.append(f"{split}: the propensities are estimated, and so is every result")
     return lines

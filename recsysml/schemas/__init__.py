@@ -43,7 +43,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "retrieval": "recsysml.schemas.trainers:RetrievalTrainerConfig",
         "ranking": "recsysml.schemas.trainers:RankingTrainerConfig",
         "value": "recsysml.schemas.trainers:ValueTrainerConfig",
-        "policy": "recsysml.schemas.trainers:PolicyTrainerConfig",
+        "policy": "recsysml.schemas.policy_trainers:PolicyTrainerConfig",
+        "feedback_loop": "recsysml.schemas.policy_trainers:FeedbackLoopTrainerConfig",
         "ads": "recsysml.schemas.trainers:AdsTrainerConfig",
     },
     "eval": {

@@ -15,7 +15,7 @@ class PolicyRankerConfig:
     """A ranker whose scores are a policy: what candidates' actions are worth, softmax over the slate."""
 
     accepts: ClassVar[str] = "slates"
-    trainers: ClassVar[tuple[str, ...]] = ("policy",)
+    trainers: ClassVar[tuple[str, ...]] = ("policy", "feedback_loop")
 
     kind: str = "policy_ranker"
     # a label of the YAML: the model's name in results.json

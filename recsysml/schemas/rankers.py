@@ -250,3 +250,11 @@ class AdPlacementConfig:
             at_least(f"model.{name}", getattr(self, name), 0)
         for width in self.widths:
             at_least("model.widths", width, 1)
+
+    def check_eval(self, how: Any) -> None:
+        """Raise a ConfigError for a dial that what was learnt cannot be turned to. how: the eval's config."""
+        if self.method == "reinforce" and how.dial is not None:
+            raise ConfigError(
+                f"eval.dial={how.dial:g}: reinforce has learnt its own for good, model.dial={self.dial:g}; another one"
+                " is trained anew."
+            )

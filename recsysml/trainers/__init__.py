@@ -7,5 +7,6 @@ KINDS = {
     "ranking": "recsysml.trainers.ranking:train",
     "value": "recsysml.trainers.value:train",
     "policy": "recsysml.trainers.policy:train",
+    "feedback_loop": "recsysml.trainers.feedback_loop:train",
     "ads": "recsysml.trainers.ads:train",
 }

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from recsysml.metrics import policy as ope
 
@@ -87,6 +87,9 @@ def test_values_are_those_of_explicit_loops(seed):
         assert found[name].scores.mean() == pytest.approx(value, abs=1e-12), name
         assert found[name].ess == pytest.approx(sum(w) ** 2 / sum(x**2 for x in w)), name
         low, high = found[name].low, found[name].high
+        if name in ("ips", "clipped_ips"):
+            assert low < value < high, name  # not in the middle: tested below
+            continue
         assert (low + high) / 2 == pytest.approx(value)
         if name not in ("dr_os", "switch_dr"):
             freedom = 2 * len(c) / (stats.kurtosis(found[name].scores, fisher=False) - 1)
@@ -225,6 +228,61 @@ def test_intervals_widen_where_one_request_makes_the_variance():
     assert one.high - one.value == pytest.approx(stats.t.ppf(0.975, 2) * one.stderr, rel=0.01)  # 4.3, not 1.96
     same = ope.direct_method(np.ones(10), np.ones(10))
     assert (same.low, same.high) == (1, 1)
+
+
+def pivot(t, scores):
+    """Hall's transformation of t = (mean - truth) / stderr, as his paper has it."""
+    lean = stats.skew(scores) / math.sqrt(len(scores))
+    return t + lean * t**2 / 3 + lean**2 * t**3 / 27 + lean / 6
+
+
+@pytest.mark.parametrize(("seed", "n", "sign"), [(0, 40, 1), (1, 300, 1), (2, 300, -1), (3, 2000, 1)])
+def test_the_interval_of_ips_ends_where_halls_transformation_is_the_quantile(seed, n, sign):
+    reward = sign * np.random.default_rng(seed).exponential(size=n) ** 1.5
+    one = ope.ips(np.ones(n), reward)
+    quantile = stats.t.ppf(0.975, 2 * n / (stats.kurtosis(reward, fisher=False) - 1))
+    ends = [optimize.brentq(lambda t, end=end: pivot(t, reward) - end, -60, 60) for end in (quantile, -quantile)]
+    found = (one.value - one.low) / one.stderr, (one.value - one.high) / one.stderr
+    assert found == pytest.approx(ends, abs=1e-9)
+    further = (one.high - one.value) / (one.value - one.low)
+    assert further**sign > 1.1
+
+
+def test_the_interval_of_ips_is_the_usual_one_where_rewards_do_not_lean():
+    half = np.random.default_rng(4).exponential(size=500)
+    even = np.concatenate([5 + half, 5 - half])
+    one, usual = ope.ips(np.ones(1000), even), ope.direct_method(np.ones(1000), even)
+    assert (one.low, one.high) == pytest.approx((usual.low, usual.high), rel=1e-9)
+    near = even + 1e-3 * np.eye(1000)[0]  # leans by next to nothing
+    assert ope.ips(np.ones(1000), near).high == pytest.approx(ope.direct_method(np.ones(1000), near).high, rel=1e-5)
+    lean = np.concatenate([half, np.zeros(100)])
+    up, down = ope.ips(np.ones(600), lean), ope.ips(np.ones(600), -lean)
+    assert (down.low, down.high) == pytest.approx((-up.high, -up.low))
+
+
+def test_the_interval_of_ips_is_near_the_bootstraps_t():
+    rng = np.random.default_rng(5)
+    reward = rng.lognormal(size=400)
+    one = ope.ips(np.ones(400), reward)
+    again = reward[rng.integers(0, 400, (20_000, 400))]
+    t = (again.mean(axis=1) - one.value) / (again.std(axis=1, ddof=1) / 20)
+    low, high = one.value - one.stderr * np.quantile(t, 0.975), one.value - one.stderr * np.quantile(t, 0.025)
+    plain = ope.direct_method(np.ones(400), reward)
+    assert abs(one.high - high) < 0.5 * abs(plain.high - high)
+    assert abs(one.low - low) < 0.5 * abs(plain.low - low)
+
+
+def test_the_interval_of_ips_holds_the_mean_of_rewards_that_lean():
+    rng, missed = np.random.default_rng(6), {"ips": np.zeros(2), "usual": np.zeros(2)}
+    draws = [(rng.exponential(size=40), 1.0) for _ in range(2000)]
+    draws += [(rng.lognormal(size=400), math.exp(0.5)) for _ in range(2000)]
+    for scores, mean in draws:
+        ones = np.ones(len(scores))
+        for name, one in (("ips", ope.ips(ones, scores)), ("usual", ope.direct_method(ones, scores))):
+            missed[name] += np.array([mean > one.high, mean < one.low]) / len(draws)
+    assert missed["ips"].sum() == pytest.approx(0.05, abs=0.012)  # 3.5 binomial deviations
+    assert missed["usual"][0] > missed["ips"][0] + 0.01
+    assert missed["usual"][1] < 0.01 < missed["ips"][1]
 
 
 def test_few_effective_requests_are_said():

@@ -11,7 +11,7 @@ from recsysml.ranking.policies import build, log_probabilities
 from recsysml.ranking.policy_loss import PolicyLoss
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
-from recsysml.schemas.trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
+from recsysml.schemas.policy_trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
 
 EPS, DELTA, MOST = 0.07, 0.05, 0.6
 

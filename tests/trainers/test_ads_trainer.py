@@ -134,6 +134,16 @@ def test_what_a_method_does_not_read_is_said():
     assert len(said("blending", baseline="none", importance_weights=False)) == 2
 
 
+def test_what_reinforce_has_learnt_is_turned_to_no_other_dial(own_outputs, capsys):
+    path, _ = train(own_outputs, "model=ad_placement_with/reinforce", *QUICK, "model.dial=1.5")
+    capsys.readouterr()
+    assert main(["eval", f"checkpoint={path}", "eval.dial=2", *SMALL[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "eval.dial=2: reinforce has learnt its own for good, model.dial=1.5" in said and said.count("\n") == 1
+    assert not (own_outputs / "eval").exists()
+    assert main(["eval", f"checkpoint={path}", *SMALL[1:]]) == 0
+
+
 def test_a_log_of_other_actions_is_refused(own_outputs, capsys):
     path, _ = train(own_outputs, "model=ad_placement_with/ipw", *QUICK)
     assert main(["eval", f"checkpoint={path}", "data.ads=3", *SMALL[1:]]) == 1
@@ -150,6 +160,5 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(own_outputs):
     for name in ("step-00000060", "last"):  # as if it had been killed after step 40
         place = path / "checkpoints" / name
         place.rename(path / "checkpoints" / f"gone-{name}")
-    assert main(["eval", f"checkpoint={path}", "eval.dial=2", *SMALL[1:]]) == 1  # what reinforce cannot
     assert main(["train", "--resume", str(path)]) == 0
     assert values(json.loads((path / "results.json").read_text())) == values(whole)

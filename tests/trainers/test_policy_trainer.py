@@ -20,7 +20,7 @@ from recsysml.results import Run
 from recsysml.runs import read_json
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
-from recsysml.schemas.trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
+from recsysml.schemas.policy_trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
 from recsysml.trainers import policy as trainer
 from tests.trainers.running import lines, results, train
 
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_stopped_run_goes_on(first, tmp_
     whole = trained(tmp_path, "trainer.policy_loss=ecpo")
     config = job.resolve(compose([*SMALL, "trainer.policy_loss=ecpo"]))
     run = Run.create(tmp_path, "train", "stopped", argv=[], config=job.to_dict(config), overrides=[])
-    kept, calls = trainer.PolicyLoss.__call__, []
+    kept, calls = PolicyLoss.__call__, []
 
     def stopping(self, *args):
         calls.append(1)
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_stopped_run_goes_on(first, tmp_
             raise KeyboardInterrupt
         return kept(self, *args)
 
-    monkeypatch.setattr(trainer.PolicyLoss, "__call__", stopping)
+    monkeypatch.setattr(PolicyLoss, "__call__", stopping)
     with pytest.raises(Interrupted):
         job.run(config, run)
     monkeypatch.undo()
