@@ -7,6 +7,7 @@ the chosen kinds check types, values and pairs. Neither imports torch: a mistake
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -320,6 +321,8 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
     if not judged(config.eval):
         fit = fitting("eval", lambda kind, schema: judged(schema))
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
+    if hasattr(model, "check_trainer"):
+        model.check_trainer(config.trainer, int(os.environ.get("WORLD_SIZE", "1")))
     for part in (model, config.trainer, config.eval):
         if hasattr(part, "check_data"):  # what it asks of this very data
             part.check_data(config.data)

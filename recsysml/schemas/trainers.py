@@ -206,6 +206,11 @@ class RankingTrainerConfig(_LoopFields):
         for name in ("bucket_weight", "cohort_weight", "listwise_weight"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
 
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where the data has not what is to be weighed. data: a config of impressions."""
+        if self.cohort_weight and getattr(data, "cohorts", None) == []:
+            raise ConfigError("trainer.cohort_weight: the data names no cohort columns; set data.cohorts.")
+
 
 @dataclass
 class ValueTrainerConfig:

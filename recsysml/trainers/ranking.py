@@ -18,7 +18,6 @@ from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Task, fit
-from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
 from recsysml.ranking.calibrating import calibrate, enough, held_out_labels
@@ -51,14 +50,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         table: ImpressionTable = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")(config.data)
     seeds.seed_everything(config.seed)
     model = build(config.model, table.shape).to(machine.device)
-    if settings.compile and model.task_weights.needs_norms:
-        raise ConfigError("model.weighting=gradnorm looks into the backward pass: it needs trainer.compile=false.")
     in_model = config.model.calibration_fit == "in_model"
-    if in_model and (settings.compile or world.size > 1):
-        raise ConfigError("model.calibration_fit=in_model needs trainer.compile=false and one process.")
-    if config.model.norm == "batch" and (settings.grad_accum > 1 or world.size > 1):
-        # its gradient would be another: each part of a batch has a mean of its own
-        raise ConfigError("model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process.")
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if world.rank:

@@ -198,11 +198,6 @@ def test_gradnorm_is_given_each_tasks_own_gradient(file):
     assert model.task_weights.scores.grad.abs().sum() > 0
 
 
-def test_gradnorm_needs_the_plain_backward_pass(file, tmp_path):
-    with pytest.raises(ConfigError, match=r"needs trainer\.compile=false"):
-        train(configure(file, {"weighting": "gradnorm"}, compile=True), tmp_path)
-
-
 def test_from_the_command_line_and_judged_again(file, own_outputs, capsys):
     words = [
         "train", "model=mtml", "data=impressions", f"data.path={file}", "data.position_column=place",
@@ -275,17 +270,13 @@ def test_a_calibration_trained_along_is_the_same_after_a_stop(file, tmp_path, mo
     assert results(path)["metrics"] == results(whole)["metrics"]
 
 
-def test_what_cannot_be_trained_along_says_so(file, tmp_path):
+def test_what_cannot_be_trained_along_says_so():
     for wrong in ({"calibration": "isotonic"}, {"calibration": "none"}, {"calibrate_cohorts": True}):
         with pytest.raises(ConfigError, match=r"use model\.calibration_fit=post_hoc"):
             MTMLConfig(calibration_fit="in_model", **wrong).validate()
-    with pytest.raises(ConfigError, match=r"needs trainer\.compile=false"):
-        train(configure(file, {"calibration_fit": "in_model"}, compile=True), tmp_path)
 
 
-def test_a_norm_over_the_batch_is_served_by_what_training_saw_and_refuses_parts_of_one(file, tmp_path):
-    with pytest.raises(ConfigError, match=r"it needs trainer\.grad_accum=1"):
-        train(configure(file, {"norm": "batch"}, grad_accum=2), tmp_path)
+def test_a_norm_over_the_batch_is_served_by_what_training_saw(file, tmp_path):
     config = configure(file, {"norm": "batch"}, max_steps=20)
     path = train(config, tmp_path / "whole")
     model = open_ranker(path / "checkpoints" / "best").model
