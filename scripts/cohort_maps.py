@@ -81,7 +81,7 @@ def of_run(path: Path, python: str | None) -> dict[str, np.ndarray]:
     made_with = configs.read_run(path)
     opened = open_ranker(path / "checkpoints" / "best")
     table = lazy.resolve(f"{DATA[made_with.data.kind]}:load_impressions")(made_with.data, opened.encoder)
-    model, held_out, test = opened.model, table.bounds[CALIBRATION], table.bounds["test"]
+    model, held_out, test = opened.model, table.bounds[CALIBRATION] if half else table.held_out, table.bounds["test"]
     z, fresh = (logits(model, table, rows, batch_size=4096, calibrated=False) for rows in (held_out, test))
     y = held_out_labels(model, table)
     ids, fresh_ids = (table.sparse[slice(*rows)][:, model.cohort_places] for rows in (held_out, test))

@@ -66,11 +66,11 @@ class MTMLConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     # gradnorm's alpha: how strongly tasks are pulled to train at one pace
     gradnorm_alpha: float = 1.5
-    # the map of each task's logit that is fitted on rows that nothing else learns from: none, temperature, platt, beta,
-    # isotonic, or isotonic_layer (a rising line of straight pieces)
+    # the map of each task's logit that is fitted on rows that the ranker does not learn from: none, temperature, platt,
+    # beta, isotonic, or isotonic_layer (a rising line of straight pieces)
     calibration: str = "platt"
-    # when it is fitted: post_hoc (once, to the finished model) or in_model (a step at a time while the model is
-    # trained, which does not feel it)
+    # when it is fitted: post_hoc (once, to the finished model, on all rows between those it learnt from and test) or
+    # in_model (a step at a time while the model is trained, which does not feel it, on the later half of val)
     calibration_fit: str = "post_hoc"
     # whether each value of the data's cohort columns has a shift of its own besides
     calibrate_cohorts: bool = False

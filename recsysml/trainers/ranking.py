@@ -77,7 +77,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     mapped = None
     if in_model:
-        mapped = torch.from_numpy(enough(held_out_labels(model, table), model.tasks)).to(machine.device)
+        mapped = torch.from_numpy(enough(held_out_labels(model, table, table.bounds[CALIBRATION]), model.tasks)).to(machine.device)
         # a quarter as many rows: three numbers or so a task are learnt from them, and they cost a third each
         size = settings.grad_accum * max(1, settings.batch_size // (4 * settings.grad_accum))
         batches = BesideHeldOut(batches, ImpressionBatches(table, table.bounds[CALIBRATION], **drawn, batch_size=size))
@@ -118,10 +118,11 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     if not world.main:
         return
     chosen = record.put_chosen_back(model, folder, table.fit_range)
-    if calibrate(model, table, **how):
-        checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
     simple = evals.baselines(config.eval.baselines, table, ["val", "test"], model.tasks)
-    for split in ("val", "test"):
+    # val is judged by a map that has not seen it, test by the one that is kept, of twice as many rows
+    for split, rows in (("val", table.bounds[CALIBRATION]), ("test", table.held_out)):
+        if calibrate(model, table, rows, **how) and split == "test":
+            checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
         evals.judge_and_record(run, split, model, table, simple[split], **how)
         if record_reward:
             record_reward(run, split, config, model, table, machine)
