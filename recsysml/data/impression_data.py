@@ -123,7 +123,7 @@ class ImpressionTable:
 
     @property
     def held_out(self) -> tuple[int, int]:
-        """The rows before test that a model does not learn from: with fit_range=train_val those of calibration alone."""
+        """Rows before test that a model does not learn from; with fit_range=train_val those of calibration alone."""
         return self.fitted[1], self.bounds[CALIBRATION][1]
 
     def cohort(self, name: str) -> np.ndarray:

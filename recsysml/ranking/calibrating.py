@@ -95,7 +95,7 @@ def enough(labels: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray
 def calibrate(
     model: Any, table: ImpressionTable, rows: tuple[int, int], *, batch_size: int, device: torch.device | str
 ) -> bool:
-    """Fit the model's calibration to rows from and to, of which it learnt nothing; whether there was anything to fit."""
+    """Fit the model's calibration to rows from and to, which it did not learn from; whether there was any to fit."""
     if model.calibration is None or model.config.calibration_fit == "in_model":
         return False
     if rows[0] == rows[1]:

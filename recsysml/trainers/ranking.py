@@ -77,7 +77,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     mapped = None
     if in_model:
-        mapped = torch.from_numpy(enough(held_out_labels(model, table, table.bounds[CALIBRATION]), model.tasks)).to(machine.device)
+        answers = held_out_labels(model, table, table.bounds[CALIBRATION])
+        mapped = torch.from_numpy(enough(answers, model.tasks)).to(machine.device)
         # a quarter as many rows: three numbers or so a task are learnt from them, and they cost a third each
         size = settings.grad_accum * max(1, settings.batch_size // (4 * settings.grad_accum))
         batches = BesideHeldOut(batches, ImpressionBatches(table, table.bounds[CALIBRATION], **drawn, batch_size=size))

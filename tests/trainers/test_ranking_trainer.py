@@ -176,7 +176,7 @@ def test_a_planted_miscalibration_is_mended(file, tmp_path):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_shift_of_a_cohort_is_fitted_to_its_own_rows_and_served_to_its_own(file, seed):
-    """Of a ranker that says nearly the same of all rows, odd items being clicked more: by hand, the logit of each item's
+    """Of a ranker that says nearly the same of all rows, odd items being clicked more: by hand, the logit of each one's
     own rate among the held-out rows."""
     rng, odd = np.random.default_rng(seed), pl.read_csv(file)["item"].to_numpy() % 2 == 1
     clicks = (rng.random(N) < np.where(odd, 0.75, 0.25)).astype(int)
