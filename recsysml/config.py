@@ -7,6 +7,7 @@ the chosen kinds check types, values and pairs. Neither imports torch: a mistake
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -322,6 +323,8 @@ def _check_pairs(config: RunConfig, names: Mapping[str, str], config_dir: Path |
         raise ConfigError(f"eval={names['eval']} does not fit {label}; evals that fit {label}: {fit}.")
     if hasattr(model, "check_eval"):
         model.check_eval(config.eval)
+    if hasattr(model, "check_trainer"):
+        model.check_trainer(config.trainer, int(os.environ.get("WORLD_SIZE", "1")))
     for part in (model, config.trainer, config.eval):
         if hasattr(part, "check_data"):  # what it asks of this very data
             part.check_data(config.data)

@@ -1,9 +1,11 @@
 """Every calibration on the same trained rankers: what each does to a test split, as means over runs and tasks.
 
-    python scripts/cohort_maps.py RUN... [--mcgrad PYTHON]
+    python scripts/cohort_maps.py RUN... [--maps NAME...] [--rows held_out|calibration] [--mcgrad PYTHON]
 
 A map is fitted to a finished ranker, so a sweep over maps trains the same ranker again for each; here each is trained
-once. --mcgrad: an interpreter that has MCGrad, which is fitted on the same rows with the same cohorts.
+once. --rows: all that are held out before test, as `train` does, or those alone that chose no weights. `within` is the
+share of tasks and runs whose ECE lies within two deviations of a perfect model's. --mcgrad: an interpreter that has
+MCGrad, which is fitted on the same rows with the same cohorts.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ MAPS = {
     "Platt and shifts": ("platt", True),
     "isotonic and shifts": ("isotonic", True),
 }
-COLUMNS = ("NE", "AUC", "ECE", "z", "mce", "sigmas")
+COLUMNS = ("NE", "AUC", "ECE", "z", "mce", "sigmas", "within")
 
 MCGRAD = """
 import sys, warnings
@@ -64,7 +66,8 @@ def judged(z: np.ndarray, y: np.ndarray, cohorts: dict[str, np.ndarray]) -> tupl
     p = expit(z)
     ece = calibration.expected_calibration_error(p, y)
     worst = calibration.multicalibration_error(p, y, cohorts)
-    return ranking.normalised_entropy(z, y)[0], ranking.auc(z, y)[0], ece.value, ece.z, worst.value, worst.sigmas
+    order = ranking.normalised_entropy(z, y)[0], ranking.auc(z, y)[0]
+    return *order, ece.value, ece.z, worst.value, worst.sigmas, ece.z <= 2
 
 
 def by_mcgrad(python: str, **rows: np.ndarray) -> np.ndarray:
@@ -76,19 +79,21 @@ def by_mcgrad(python: str, **rows: np.ndarray) -> np.ndarray:
         return logit(np.clip(np.load(answer), 1e-6, 1 - 1e-6))
 
 
-def of_run(path: Path, python: str | None) -> dict[str, np.ndarray]:
+def of_run(path: Path, names: list[str], rows: str, python: str | None) -> dict[str, np.ndarray]:
     """Map -> the COLUMNS, each a mean over the ranker's tasks."""
     made_with = configs.read_run(path)
     opened = open_ranker(path / "checkpoints" / "best")
     table = lazy.resolve(f"{DATA[made_with.data.kind]}:load_impressions")(made_with.data, opened.encoder)
-    model, held_out, test = opened.model, table.bounds[CALIBRATION], table.bounds["test"]
-    z, fresh = (logits(model, table, rows, batch_size=4096, calibrated=False) for rows in (held_out, test))
-    y = held_out_labels(model, table)
-    ids, fresh_ids = (table.sparse[slice(*rows)][:, model.cohort_places] for rows in (held_out, test))
+    held_out = table.held_out if rows == "held_out" else table.bounds[CALIBRATION]
+    model, test = opened.model, table.bounds["test"]
+    z, fresh = (logits(model, table, span, batch_size=4096, calibrated=False) for span in (held_out, test))
+    y = held_out_labels(model, table, held_out)
+    ids, fresh_ids = (table.sparse[slice(*span)][:, model.cohort_places] for span in (held_out, test))
     named = {name: fresh_ids[:, place] for place, name in enumerate(table.shape.cohorts)}
     truth = table.labels[slice(*test), [list(table.shape.tasks).index(task) for task in model.tasks]].astype(np.float64)
     scored = {}
-    for name, (kind, shifts) in MAPS.items():
+    for name in names:
+        kind, shifts = MAPS[name]
         more = (ids, model.cohort_sizes) if shifts else ()
         mapped = fit_calibration(kind, z, y, *more)
         with torch.no_grad():
@@ -106,10 +111,12 @@ def of_run(path: Path, python: str | None) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--maps", nargs="+", choices=list(MAPS), default=list(MAPS), metavar="NAME")
+    parser.add_argument("--rows", choices=("held_out", "calibration"), default="held_out")
     parser.add_argument("--mcgrad", metavar="PYTHON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = [of_run(path, arguments.mcgrad) for path in arguments.runs]
+    found = [of_run(path, arguments.maps, arguments.rows, arguments.mcgrad) for path in arguments.runs]
     print(f"| map | {' | '.join(COLUMNS)} |\n|{' --- |' * (1 + len(COLUMNS))}")
     for name in found[0]:
         values = np.stack([run[name] for run in found])  # (R, C)

@@ -11,6 +11,7 @@ import pytest
 
 import recsysml
 from recsysml import catalogue, config, lazy
+from recsysml.cli import main
 from recsysml.errors import ConfigError
 from recsysml.schemas import SCHEMAS
 
@@ -207,6 +208,52 @@ def test_friends_are_asked_of_data_that_has_them() -> None:
         config.compose(["model=two_tower", "model.user_graph=friends", "data=ml-100k"])
     assert str(caught.value) == "data=ml-100k has no friends for model.user_graph=friends; data that have: world."
     assert config.compose(["model=two_tower", "model.user_graph=friends"]).model.user_graph == "friends"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "model.weighting=gradnorm trainer.compile=true",
+            "model.weighting=gradnorm looks into the backward pass: it needs trainer.compile=false.",
+        ),
+        (
+            "model.calibration_fit=in_model trainer.compile=true",
+            "model.calibration_fit=in_model needs trainer.compile=false and one process.",
+        ),
+        (
+            "model.norm=batch trainer.grad_accum=2",
+            "model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process.",
+        ),
+        (
+            "data=impressions model.calibrate_cohorts=true",
+            "model.calibrate_cohorts: the data names no cohort columns; set data.cohorts.",
+        ),
+        (
+            "data=impressions trainer.cohort_weight=1",
+            "trainer.cohort_weight: the data names no cohort columns; set data.cohorts.",
+        ),
+    ],
+)
+def test_a_ranker_that_cannot_be_trained_so_costs_no_run(
+    words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone each of the two is fine; together they are refused in one line, before a run directory exists."""
+    pair = words.split()
+    tiny = [] if "data=impressions" in pair else ["data.users=20", "data.events=500", "trainer.max_steps=1"]
+    assert main(["train", "model=mtml", *pair, *tiny, f"outputs={tmp_path}"]) == 2
+    assert capsys.readouterr().err.strip() == f"error: {line}"
+    assert not list(tmp_path.iterdir())
+    for alone in pair:
+        config.compose(["model=mtml", alone])
+
+
+@pytest.mark.parametrize("alone", ["model.calibration_fit=in_model", "model.norm=batch"])
+def test_what_needs_one_process_is_refused_in_several(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config.compose(["model=mtml"])
+    with pytest.raises(ConfigError, match="one process"):
+        config.compose(["model=mtml", alone])
 
 
 def test_an_experiment_without_its_package_line_is_refused(own: Path) -> None:

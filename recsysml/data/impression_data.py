@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("recsysml")
 
 SPLITS = ("train", "val", "test")
-# rows that only maps of probabilities are fitted on: the later half of what a source calls val
+# rows that nothing but maps of probabilities is fitted to or chosen by: the later half of what a source calls val
 CALIBRATION = "calibration"
 PADDING = -1
 
@@ -120,6 +120,11 @@ class ImpressionTable:
     def fitted(self) -> tuple[int, int]:
         """The rows a model may learn from: train, or with fit_range=train_val train and then val."""
         return self.bounds["train"][0], self.bounds["train" if self.fit_range == "train" else "val"][1]
+
+    @property
+    def held_out(self) -> tuple[int, int]:
+        """Rows before test that a model does not learn from; with fit_range=train_val those of calibration alone."""
+        return self.fitted[1], self.bounds[CALIBRATION][1]
 
     def cohort(self, name: str) -> np.ndarray:
         """(N,) the ids of a sparse feature."""

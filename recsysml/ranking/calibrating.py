@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsysml.data.impression_data import CALIBRATION, ImpressionTable
+from recsysml.data.impression_data import ImpressionTable
 from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable, Platt
 from recsysml.ranking.scoring import logits as logits_of
 
@@ -92,27 +92,27 @@ def enough(labels: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray
     return found
 
 
-def calibrate(model: Any, table: ImpressionTable, *, batch_size: int, device: torch.device | str) -> bool:
-    """Fit the model's calibration on the table's rows of that name; whether there was anything to fit."""
-    rows = table.bounds[CALIBRATION]
+def calibrate(
+    model: Any, table: ImpressionTable, rows: tuple[int, int], *, batch_size: int, device: torch.device | str
+) -> bool:
+    """Fit the model's calibration to rows from and to, which it did not learn from; whether there was any to fit."""
     if model.calibration is None or model.config.calibration_fit == "in_model":
         return False
     if rows[0] == rows[1]:
         logger.warning("%s has no rows to calibrate on: probabilities stay as they are", table.name)
         return False
     z = logits_of(model, table, rows, batch_size=batch_size, device=device, calibrated=False)  # (n, T)
-    labels = held_out_labels(model, table)
     kind, sizes = model.config.calibration, model.cohort_sizes if model.config.calibrate_cohorts else []
     cohorts = table.sparse[rows[0] : rows[1], model.cohort_places] if sizes else None
-    fitted = fit_calibration(kind, z, labels, cohorts, sizes, model.tasks)
+    fitted = fit_calibration(kind, z, held_out_labels(model, table, rows), cohorts, sizes, model.tasks)
     model.calibration.load_state_dict(fitted.state_dict())
     return True
 
 
-def held_out_labels(model: Any, table: ImpressionTable) -> np.ndarray:
-    """(n, T) float64 of the model's tasks on the rows to calibrate on; NaN of real ones, which have no probability."""
+def held_out_labels(model: Any, table: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
+    """(n, T) float64 of the model's tasks on rows from and to; NaN of real ones, which have no probability."""
     columns = [list(table.shape.tasks).index(task) for task in model.tasks]
-    labels = table.labels[slice(*table.bounds[CALIBRATION]), columns].astype(np.float64)
+    labels = table.labels[slice(*rows), columns].astype(np.float64)
     labels[:, ~np.array(model.binary)] = np.nan
     return labels
 

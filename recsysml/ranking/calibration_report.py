@@ -66,6 +66,11 @@ def record_calibrations(
             + f", of a perfect model {floor['perfect']:.4f} ± {floor['perfect_spread']:.4f}"
         )
     if found:
+        first, served = (
+            float(np.mean([getattr(one, curve)["ece"][0] for one in found.values()])) for curve in ("first", "served")
+        )
+        others = {} if raw is None else {"uncalibrated": first}
+        run.metric(f"{split}/ece", served, stderr=None, n=stop - start, better="lower", baselines=others)
         write_section(run, split, found)
     return "\n".join(said)
 

@@ -76,10 +76,10 @@ class RankingEvalConfig:
     family: ClassVar[str] = "impressions"
     # kinds of models that it judges, where not all of the family
     judges: ClassVar[tuple[str, ...]] = ("mtml",)
-    headline: ClassVar[tuple[str, ...]] = ("val/ne", "val/auc")
+    headline: ClassVar[tuple[str, ...]] = ("val/ne", "val/auc", "test/ece")
 
     kind: str = "ranking"
-    # val or test
+    # val or test; a map that was fitted to the finished model has seen val
     split: str = "test"
     # the methods run beside the model: base_rate is `baseline`, the others are `baselines`
     baselines: list[str] = field(default_factory=lambda: list(RANKING_BASELINES))
@@ -98,7 +98,7 @@ class RankingEvalConfig:
 class TrueRewardEvalConfig(RankingEvalConfig):
     """What `ranking` shows and, on the simulated world, what slates in the order of a value model are truly worth."""
 
-    headline: ClassVar[tuple[str, ...]] = ("test/true_reward", "test/ne", "test/auc")
+    headline: ClassVar[tuple[str, ...]] = ("test/true_reward", "test/ne", "test/auc", "test/ece")
 
     kind: str = "true_reward"
     baselines: list[str] = field(default_factory=lambda: ["base_rate"])

@@ -66,11 +66,11 @@ class MTMLConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     # gradnorm's alpha: how strongly tasks are pulled to train at one pace
     gradnorm_alpha: float = 1.5
-    # the map of each task's logit that is fitted on rows that nothing else learns from: none, temperature, platt, beta,
-    # isotonic, or isotonic_layer (a rising line of straight pieces)
+    # the map of each task's logit that is fitted on rows that the ranker does not learn from: none, temperature, platt,
+    # beta, isotonic, or isotonic_layer (a rising line of straight pieces)
     calibration: str = "platt"
-    # when it is fitted: post_hoc (once, to the finished model) or in_model (a step at a time while the model is
-    # trained, which does not feel it)
+    # when it is fitted: post_hoc (once, to the finished model, on all rows between those it learnt from and test) or
+    # in_model (a step at a time while the model is trained, which does not feel it, on the later half of val)
     calibration_fit: str = "post_hoc"
     # whether each value of the data's cohort columns has a shift of its own besides
     calibrate_cohorts: bool = False
@@ -114,6 +114,8 @@ class MTMLConfig:
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where a task is named that the data does not have. data: a config of impressions."""
+        if self.calibrate_cohorts and getattr(data, "cohorts", None) == []:
+            raise ConfigError("model.calibrate_cohorts: the data names no cohort columns; set data.cohorts.")
         types = data.task_types()
         if not types:
             return  # the data's own check says so, once the whole config is known
@@ -137,6 +139,18 @@ class MTMLConfig:
         for name in {*self.factorised, *self.factorised.values()}:
             if types[name] != "binary":
                 raise ConfigError(f"model.factorised: {name} is no binary label, so it has no probability.")
+
+    def check_trainer(self, trainer: Any, processes: int) -> None:
+        """Raise a ConfigError where training cannot go that way. trainer: a config of the ranking trainer."""
+        if trainer.compile and self.weighting == "gradnorm":
+            raise ConfigError("model.weighting=gradnorm looks into the backward pass: it needs trainer.compile=false.")
+        if self.calibration_fit == "in_model" and (trainer.compile or processes > 1):
+            raise ConfigError("model.calibration_fit=in_model needs trainer.compile=false and one process.")
+        if self.norm == "batch" and (trainer.grad_accum > 1 or processes > 1):
+            # its gradient would be another: each part of a batch has a mean of its own
+            raise ConfigError(
+                "model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process."
+            )
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from recsysml.errors import ConfigError
 from recsysml.schemas.checks import above, at_least, one_of, share
@@ -205,6 +205,11 @@ class RankingTrainerConfig(LoopFields):
         one_of("trainer.best_by", self.best_by, ("ne", "auc"))
         for name in ("bucket_weight", "cohort_weight", "listwise_weight"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
+
+    def check_data(self, data: Any) -> None:
+        """Raise a ConfigError where the data has not what is to be weighed. data: a config of impressions."""
+        if self.cohort_weight and getattr(data, "cohorts", None) == []:
+            raise ConfigError("trainer.cohort_weight: the data names no cohort columns; set data.cohorts.")
 
 
 @dataclass

@@ -18,7 +18,6 @@ from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
 from recsysml.engine.loop import Task, fit
-from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
 from recsysml.ranking.calibrating import calibrate, enough, held_out_labels
@@ -51,14 +50,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         table: ImpressionTable = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")(config.data)
     seeds.seed_everything(config.seed)
     model = build(config.model, table.shape).to(machine.device)
-    if settings.compile and model.task_weights.needs_norms:
-        raise ConfigError("model.weighting=gradnorm looks into the backward pass: it needs trainer.compile=false.")
     in_model = config.model.calibration_fit == "in_model"
-    if in_model and (settings.compile or world.size > 1):
-        raise ConfigError("model.calibration_fit=in_model needs trainer.compile=false and one process.")
-    if config.model.norm == "batch" and (settings.grad_accum > 1 or world.size > 1):
-        # its gradient would be another: each part of a batch has a mean of its own
-        raise ConfigError("model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process.")
     folder = Path(world.share(str(run.path) if world.main else "")) / "checkpoints"
     resume = checkpoint.latest_good(folder)
     if world.rank:
@@ -85,7 +77,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     )
     mapped = None
     if in_model:
-        mapped = torch.from_numpy(enough(held_out_labels(model, table), model.tasks)).to(machine.device)
+        answers = held_out_labels(model, table, table.bounds[CALIBRATION])
+        mapped = torch.from_numpy(enough(answers, model.tasks)).to(machine.device)
         # a quarter as many rows: three numbers or so a task are learnt from them, and they cost a third each
         size = settings.grad_accum * max(1, settings.batch_size // (4 * settings.grad_accum))
         batches = BesideHeldOut(batches, ImpressionBatches(table, table.bounds[CALIBRATION], **drawn, batch_size=size))
@@ -126,10 +119,11 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     if not world.main:
         return
     chosen = record.put_chosen_back(model, folder, table.fit_range)
-    if calibrate(model, table, **how):
-        checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
     simple = evals.baselines(config.eval.baselines, table, ["val", "test"], model.tasks)
-    for split in ("val", "test"):
+    # val is judged by a map that has not seen it, test by the one that is kept, of twice as many rows
+    for split, rows in (("val", table.bounds[CALIBRATION]), ("test", table.held_out)):
+        if calibrate(model, table, rows, **how) and split == "test":
+            checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
         evals.judge_and_record(run, split, model, table, simple[split], **how)
         if record_reward:
             record_reward(run, split, config, model, table, machine)

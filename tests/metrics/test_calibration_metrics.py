@@ -115,6 +115,31 @@ def test_the_multicalibration_error_is_a_loop_over_segments() -> None:
     assert found.value == pytest.approx(errors[worst] * np.sqrt((p * (1 - p)).sum()) / 900)
 
 
+def test_a_segment_of_few_rows_is_not_judged() -> None:
+    p, y = drawn(12, 900)
+    ids = np.zeros(900, int)
+    ids[:20], y[:20] = 1, 1.0  # as wrong as can be
+    assert metrics.multicalibration_error(p, y, {"a": ids}, min_rows=20).segment == "a=1"
+    found = metrics.multicalibration_error(p, y, {"a": ids}, min_rows=21)
+    assert found.segment != "a=1" and found.n_segments == 2
+
+
+@pytest.mark.parametrize("shift", [0.08, 0.12])
+def test_a_p_value_is_how_often_labels_of_the_probabilities_do_as_badly(shift: float) -> None:
+    rng = np.random.default_rng(13)
+    p = rng.beta(2, 4, 4000)
+    ids = rng.integers(0, 6, 4000)
+    y = (rng.random(4000) < np.where(ids == 2, p * (1 - shift), p)).astype(float)
+    found = metrics.multicalibration_error(p, y, {"a": ids})
+    worse = [
+        metrics.multicalibration_error(p, (rng.random(4000) < p).astype(float), {"a": ids}).sigmas >= found.sigmas
+        for _ in range(400)
+    ]
+    # bounded from above: the whole is not independent of its parts, and a walk's range is a little short
+    assert np.mean(worse) - 0.05 <= found.p_value <= 1.3 * np.mean(worse) + 0.05
+    assert 0.02 < found.p_value < 0.98
+
+
 def test_the_range_law_is_that_of_a_random_walk() -> None:
     rng = np.random.default_rng(10)
     walks = np.cumsum(rng.normal(size=(4000, 1000)).astype(np.float32), axis=1) / np.sqrt(1000)

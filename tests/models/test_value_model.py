@@ -104,17 +104,18 @@ def test_a_target_that_cannot_be_had_is_said_and_the_nearest_point_given(measure
     np.testing.assert_allclose(found.shares, [0.5, 0.5])
 
 
-def test_the_nearest_point_is_no_worse_than_a_grid() -> None:
-    """Of three tasks two agree: their shares cannot differ under regret."""
-    p, requests = drawn(9, 150, 3)
+@pytest.mark.parametrize("seed", [4, 6])
+def test_the_nearest_point_is_no_worse_than_a_grid(seed: int) -> None:
+    """Of three tasks two agree: their shares cannot differ under regret. Steps alone end further off."""
+    p, requests = drawn(seed, 100, 3)
     p[:, 2] = p[:, 1]
     slates, target = make_slates(p, requests), np.array([0.3, 0.6, 0.1])
     found = solve("regret", slates, target)
     grid = [
         np.abs(shares("regret", losses("regret", slates, np.array([a, 1 - a, 0])).mean(axis=0)) - target).sum()
-        for a in np.linspace(0, 1, 60)
+        for a in np.linspace(0, 1, 200)
     ]
-    assert not found.reached and found.error <= min(grid) + 0.02
+    assert not found.reached and found.error <= min(grid) + 0.01
 
 
 def test_values_are_a_sum_or_an_expression() -> None:

@@ -72,6 +72,7 @@ def test_a_hashed_cohort_is_named_by_its_bucket(tmp_path):
     run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
     record_calibrations(run, "test", rng.normal(size=(stop - start, 1)), None, table, ["click"])
     run.finish("ok")
+    assert run.record["metrics"]["test/ece"]["value"] == run.record["metrics"]["test/click/ece"]["value"]
     table_of = sections.read(run.path / "sections" / "calibration_test.json")["parts"][-1]
     named = {row[1] for row in table_of["rows"]}
     assert {f"device={d}" for d in range(3)} < named and any(name.startswith("country=") for name in named)

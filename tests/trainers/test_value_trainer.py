@@ -9,7 +9,10 @@ from recsysml.cli import main
 from recsysml.data.world import load_impressions
 from recsysml.data.world_impressions import read
 from recsysml.data.world_log import open_world
+from recsysml.engine.checkpoint import load_weights
 from recsysml.evals.value import labelled
+from recsysml.models.value_model import losses, shares, solve
+from recsysml.ranking.task_probabilities import open_probabilities
 from recsysml.schemas.data import WorldConfig
 
 WORLD = ["data=world", "data.users=150", "data.items=200", "data.events=6000", "device=cpu", "tracker.mode=disabled"]
@@ -45,6 +48,30 @@ def test_weights_are_found_judged_and_judged_again(own_outputs, capsys):
     assert main(["eval", "eval=true_reward", "tracker.mode=disabled"]) == 2  # `last` is one that fits, of which is none
     assert "no finished or interrupted train run of kind mtml" in capsys.readouterr().err
     run_of(own_outputs, "eval")  # and neither left a run behind
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_weights_are_those_that_val_gives_as_asked_and_what_cannot_be_had_is_said(own_outputs, capsys, split):
+    """Regret of tasks that go together: the nearest point, by a search of the test's own over val and over test."""
+    asked = ["++model.importance={click:8,long_view:1,like:1}", "trainer.measure=regret", "trainer.tolerance=0.02"]
+    assert main(["train", "model=value_model", *asked, "trainer.max_steps=3", "eval.requests=20", *WORLD]) == 0
+    path, results = run_of(own_outputs, "train")
+    data, tasks = WorldConfig(users=150, items=200, events=6000), ["click", "long_view", "like"]
+    target = np.array([0.8, 0.1, 0.1])
+    table, probabilities = open_probabilities(None, data, tasks, batch_size=4096)
+    slates, _ = labelled(table, probabilities, split, tasks)
+    found = solve("regret", slates, target, 0.02, 3)
+    kept = load_weights(path / "checkpoints" / "best")[0]["weights"].numpy()
+    assert np.allclose(kept, found.weights) == (split == "val")
+    assert not found.reached
+    if split == "val":
+        assert results["metrics"]["val/importance_l1"]["value"] == pytest.approx(found.error)
+        said = f"cannot be had here: the nearest found is click {found.shares[0]:.3f}, long_view {found.shares[1]:.3f}"
+        assert said in json.loads((path / "sections" / "value_model.json").read_text())["note"]
+        assert said in capsys.readouterr().err
+    else:
+        reached = shares("regret", losses("regret", slates, kept).mean(axis=0))
+        assert results["metrics"]["test/importance_l1"]["value"] == pytest.approx(np.abs(reached - target).sum())
 
 
 def test_an_expression_is_judged_and_a_mistake_in_it_costs_no_run(own_outputs, capsys):
