@@ -24,7 +24,7 @@ KINDS = ("flat", "ivf", "hnsw", "ivf_pq")
 INDEX, DESCRIPTION = "index.faiss", "index.json"
 RECALL_AT = 100
 WANTED_RECALL = 0.99  # the search is widened until it is reached, or everything is searched
-SURE = 1.645  # standard errors by which it is passed: of other queries it is then reached 95 times in 100
+SURE = 1.645  # standard errors by which it is passed, as 95 times in 100 it is then reached over all such queries
 MEASURED_QUERIES = 1000
 
 
@@ -57,7 +57,7 @@ class Index:
 
 def build(items: np.ndarray, queries: np.ndarray, kind: str = "auto") -> Index:
     """An index of items (I, C), searched as widely as it takes to find 99% of what exact search finds for `queries`,
-    and enough more to find it for others like them.
+    and wider by what chance may take of that.
 
     queries (R, C): such as it will be asked, user vectors; up to 1,000 of them are used. Raises ConfigError for an
     unknown kind.
@@ -81,7 +81,7 @@ def build(items: np.ndarray, queries: np.ndarray, kind: str = "auto") -> Index:
 
     def enough(**width: int) -> bool:
         found = recalls(**width)
-        return bool(found.mean() - SURE * found.std() / math.sqrt(len(found)) >= WANTED_RECALL)
+        return bool(found.mean() - SURE * found.std() / math.sqrt(max(1, len(found) - 1)) >= WANTED_RECALL)
 
     width = _narrowest(enough, *_WIDTHS[kind](made)) if kind in _WIDTHS else {}
     description |= width
