@@ -202,7 +202,10 @@ def resume(folder: str, command: Command) -> int:
         raise ConfigError(f"--resume {folder}: it is a run of `{record['command']}`; only `train` resumes.")
     config = with_allowed(configs.read_run(path), path, command.overrides)
     if record["status"] == "ok":
-        print(f"{path} is finished; nothing to do. To train on from it: recsysml train model.init_from={path}")
+        more = ""
+        if config.model.kind in ("gpt", "policy_ranker"):  # what init_from takes a model of the same kind for
+            more = f" To train on from it: recsysml train model={config.model.name} model.init_from={path}"
+        print(f"{path} is finished; nothing to do.{more}")
         return 0
     job.check(config)
     resolved = job.resolve(config)

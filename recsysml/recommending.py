@@ -39,7 +39,8 @@ def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> li
     of whom nothing is known. Raises ConfigError for an unknown user, or a history of unknown items alone.
     """
     if (user is None) == (history is None):
-        raise ConfigError("recommend for one user: give --user ID, or --history item,item for a new one.")
+        both = "" if user is None else ", not both"
+        raise ConfigError(f"recommend for one user: give --user ID, or --history item,item for a new one{both}.")
     # read like a line of CSV: a name with a comma in it stands in quotes
     items = [name.strip() for name in next(csv.reader([history or ""]), []) if name.strip()]
     opened = open_retriever(checkpoint)

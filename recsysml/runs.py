@@ -197,10 +197,11 @@ def resolve_checkpoint(name: str, root: Path, *, kinds: Sequence[str] = (), fami
         there = [run for run in trained if run.id in close] or trained
         hint = f"nearest: {_names(there)}" if there else f"there are no training runs under {root}"
         raise ConfigError(f"checkpoint={name}: no run or checkpoint of that name; {hint}")
-    _refuse_other(run, kinds, family)
     checkpoint = run.checkpoint()
     if checkpoint is None:
-        raise ConfigError(f"{run.path} has no checkpoint (its status is {run.status})")
+        more = f"; recsysml train --resume {run.path}" if run.command == "train" else ""
+        raise ConfigError(f"{run.path} has no checkpoint (its status is {run.status}){more}")
+    _refuse_other(run, kinds, family)
     return checkpoint
 
 

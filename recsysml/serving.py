@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from recsysml.data.tokenizers import Tokenizer, tokenizer_from_json
-from recsysml.engine.checkpoint import load_weights, put_weights
+from recsysml.engine.checkpoint import load_weights, put_weights, read_metadata
 from recsysml.errors import ConfigError, JobError
 from recsysml.models.generation import stream
 from recsysml.models.gpt import GPT
@@ -91,6 +91,11 @@ def export_folder(checkpoint_dir: str | Path, folder: str | Path) -> str:
     target = Path(folder)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target} is not an empty folder: choose another")
+    kind = read_metadata(Path(checkpoint_dir)).get("model", {}).get("kind")
+    if kind != "gpt":
+        raise ConfigError(
+            f"{checkpoint_dir} holds a model of kind {kind!r}; export writes a language model or a retriever"
+        )
     model, tokenizer, _ = open_language_model(checkpoint_dir)
     try:
         return save_hf_folder(model, target, tokenizer)

@@ -225,6 +225,7 @@ def test_friends_are_asked_of_data_that_has_them() -> None:
             "model.norm=batch trainer.grad_accum=2",
             "model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process.",
         ),
+        ("model.norm=batch trainer.batch_size=1", "trainer.batch_size=1: it must be at least 2."),
         (
             "data=impressions model.calibrate_cohorts=true",
             "model.calibrate_cohorts: the data names no cohort columns; set data.cohorts.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from recsysml import files, job
+from recsysml import config, files, job
 from recsysml.cli import main
 from recsysml.errors import DataError, Interrupted, JobError
 from recsysml.results import Run
@@ -170,7 +170,9 @@ def test_a_run_is_resumed_in_place_with_its_own_config(
     # a finished run is left as it is
     before = (run / "results.json").read_bytes()
     assert main(["train", "--resume", run.name]) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    advice = capsys.readouterr().out.strip().partition("To train on from it: recsysml train ")[2].split()
+    assert [word.partition("=")[0] for word in advice] == ["model", "model.init_from"]
+    config.compose(advice)
     assert (run / "results.json").read_bytes() == before
 
 

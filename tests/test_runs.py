@@ -115,6 +115,8 @@ def test_wrong_names_and_wrong_kinds_are_one_line(tmp_path):
             resolve_checkpoint(str(name), tmp_path, kinds=["two_tower"])
     with pytest.raises(ConfigError, match="has no checkpoint"):
         resolve_checkpoint(str(make(tmp_path, checkpoints=())), tmp_path)
+    with pytest.raises(ConfigError, match=r"has no checkpoint .*; recsysml train --resume "):  # whatever kind it is
+        resolve_checkpoint(str(make(tmp_path, checkpoints=())), tmp_path, kinds=["two_tower"])
     (path / "checkpoints" / "best" / "checkpoint.json").write_text("{")
     with pytest.raises(ConfigError, match=r"checkpoint\.json is damaged at line 1"):
         resolve_checkpoint(str(path / "checkpoints" / "best"), tmp_path)

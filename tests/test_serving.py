@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_export(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     path, model = save(tmp_path / "c", bytes_tokenizer())
     assert serving.export_folder(path, tmp_path / "out") == "gpt2"
+    ranker = tmp_path / "ranker"
+    shutil.copytree(path, ranker)
+    described = json.loads((ranker / "checkpoint.json").read_text())
+    (ranker / "checkpoint.json").write_text(json.dumps({**described, "model": {"kind": "mtml"}}))
+    with pytest.raises(ConfigError, match="kind 'mtml'; export writes a language model or a retriever"):
+        serving.export_folder(ranker, tmp_path / "none")
     other = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out").eval()
     ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("Hello", return_tensors="pt")["input_ids"]
     with torch.no_grad():

@@ -74,7 +74,8 @@ def need(path: Path, wanted: dict[str, str], given: Sequence[str] = ()) -> None:
     names = columns(path, given)
     for column, key in wanted.items():
         if column not in names:
-            raise DataError(f"{path} has no column {column!r} ({key}); it has {', '.join(names)}")
+            there = ", ".join(name if name.isprintable() else repr(name) for name in names)
+            raise DataError(f"{path} has no column {column!r} ({key}); it has {there:.300}")
 
 
 def read(path: Path, wanted: Iterable[str], given: Sequence[str] = ()) -> polars.DataFrame:

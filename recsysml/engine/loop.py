@@ -315,5 +315,5 @@ def _diverged(step: int, name: str, what: str, lr: float, batch: str, root: Any)
     where = f"last good checkpoint: {good[0]}" if good else "no checkpoint was saved before"
     return JobError(
         f"{name} is {what} at step {step} (learning rate {lr:g}, {batch}); {where}; "
-        "try a lower trainer.lr, more trainer.warmup_steps or trainer.grad_clip=1"
+        "try a lower trainer.lr, more trainer.warmup_steps or a smaller trainer.grad_clip"
     )

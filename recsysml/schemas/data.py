@@ -236,9 +236,11 @@ class WorldConfig(_InteractionFields):
         for key in ("retention_pays", "retention_after"):
             if (action := getattr(self, key)) is not None:
                 one_of(f"data.{key}", action, self.actions)
-        at_least("data.users", self.users, 10)
-        at_least("data.items", self.items, 100)
-        at_least("data.events", self.events, 100)
+        for name, low, high in (("users", 10, 10**8), ("items", 100, 10**8), ("events", 100, 10**9)):
+            at_least(f"data.{name}", value := getattr(self, name), low)
+            if value > high:
+                raise ConfigError(f"data.{name}={value}: the world is held in memory; it must be at most {high:,}.")
+        at_least("data.seed", self.seed, 0)
         if len(set(self.retention)) < len(self.retention):
             raise ConfigError(f"data.retention={self.retention}: name each value once.")
 

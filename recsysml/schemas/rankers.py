@@ -94,6 +94,8 @@ class MTMLConfig:
             what = "cohorts' shifts have" if self.calibrate_cohorts else f"model.calibration={self.calibration} has"
             raise ConfigError(f"{what} nothing that steps can train: use model.calibration_fit=post_hoc.")
         one_of("model.weighting", self.weighting, ("equal", "fixed", "uncertainty", "gradnorm"))
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"model.tasks={self.tasks}: name each task once.")
         share("model.dropout", self.dropout)
         share("model.user_dropout", self.user_dropout)
         for key in ("expert_widths", "tower_widths"):
@@ -151,6 +153,8 @@ class MTMLConfig:
             raise ConfigError(
                 "model.norm=batch norms over a whole batch: it needs trainer.grad_accum=1 and one process."
             )
+        if self.norm == "batch":
+            at_least("trainer.batch_size", trainer.batch_size, 2)
 
 
 @dataclass

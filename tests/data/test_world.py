@@ -313,7 +313,16 @@ def test_interactions_are_the_events_of_the_action():
 
 
 def test_wrong_values_are_refused_and_the_yaml_lists_every_field():
-    for change in ({"users": 3}, {"items": 5}, {"events": 0}, {"action": "hug"}, {"split": "random"}):
+    for change in (
+        {"users": 3},
+        {"items": 5},
+        {"events": 0},
+        {"action": "hug"},
+        {"split": "random"},
+        {"seed": -1},
+        {"events": 10**12},
+        {"users": 10**12},
+    ):
         with pytest.raises(ConfigError, match=next(iter(change))):
             world.check(small(**change))
     content = yaml.safe_load((ROOT / "conf" / "data" / "world.yaml").read_text())

@@ -418,6 +418,7 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
         (["--user", "u99"], "has no such user. Did you mean: u"),
         (["--history", "i77"], "no item i77"),
         ([], "give --user ID"),
+        (["--user", "u07", "--history", "i01"], "not both"),
     ):
         assert main(["recommend", str(path), *arguments]) == 2
         assert words in capsys.readouterr().err
