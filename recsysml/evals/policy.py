@@ -19,7 +19,6 @@ from recsysml.engine import device
 from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
 from recsysml.metrics.policy import Estimate
-from recsysml.models.policy_ranker import checkpoint_folder
 from recsysml.ranking import policy_gain
 from recsysml.ranking.policies import Opened, aligned, log_probabilities, open_policy
 from recsysml.ranking.reward_model import cross_fit
@@ -339,15 +338,14 @@ def record_estimated_value(run: Any, split: str, policy: Judged, supervised: Jud
 
 
 def supervised_folder(checkpoint_dir: Path) -> Path | None:
-    """The checkpoint of the supervised ranker that a run trained its policy from, or of the run that it started from;
-    None where neither is there."""
+    """The checkpoint of the supervised ranker that a run's policy started from, of a loop in its last round; None where
+    there is none."""
     run = checkpoint_dir.resolve().parent.parent
-    if (run / "supervised" / "best.json").is_file():
-        return run / "supervised" / read_json(run / "supervised" / "best.json")["folder"] / "checkpoints" / "best"
-    if not (run / "results.json").is_file():
+    rounds = sorted(run.glob("rounds/*"), key=lambda folder: int(folder.name))
+    supervised = (rounds[-1] if rounds else run) / "supervised"
+    if not (supervised / "best.json").is_file():
         return None
-    start = read_json(run / "results.json")["config"].get("model", {}).get("init_from")
-    return checkpoint_folder(start) if start else None
+    return supervised / read_json(supervised / "best.json")["folder"] / "checkpoints" / "best"
 
 
 def _outputs(

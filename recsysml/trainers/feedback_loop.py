@@ -60,7 +60,7 @@ def _train(config: RunConfig, run: Any, own: LoggedSlates, machine: Machine, wor
     found: list[dict[str, float]] = []
     for number in range(1, how.rounds + 1):
         phase = Phase(path / "rounds" / str(number))
-        begun = begin(config, phase.path, log, machine)
+        begun = begin(config, phase.path, log, machine, world)
         if world.main:
             phase.keep(begun.resume.step if begun.resume else -1)
             if number == 1:
@@ -75,7 +75,7 @@ def _train(config: RunConfig, run: Any, own: LoggedSlates, machine: Machine, wor
             random = np.random.default_rng([config.seed, 11, number])
             log = world_deployed.answered(config.data, own, learnt.policy, random, how.exploration)
     if world.main:
-        described = metadata(config.model, log, learnt.model)
+        described = metadata(config.model, learnt.log, learnt.model)
         weights = checkpoint.weights(learnt.model)
         checkpoint.save(path / "checkpoints", how.rounds, weights, {}, described, keep=1, is_best=True)
         run.artifact("checkpoint", "checkpoints/best")

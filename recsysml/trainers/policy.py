@@ -49,7 +49,7 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
             " trainer.anchor=supervised, or propensities of all candidates."
         )
     path = Path(world.share(str(run.path) if world.main else ""))
-    begun = begin(config, path, log, machine)
+    begun = begin(config, path, log, machine, world)
     log = begun.log
     if world.main:
         resume = begun.resume
