@@ -20,7 +20,7 @@ from recsysml.engine import checkpoint, seeds
 from recsysml.engine.checkpoint import Checkpoint
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
-from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.engine.loop import Fitted, Task, fit, over
 from recsysml.errors import ConfigError
 from recsysml.files import write_json
 from recsysml.models.policy_ranker import PolicyRanker, checkpoint_folder
@@ -237,16 +237,19 @@ def _earn(
     true: np.ndarray | None,
     machine: Machine,
     world: World,
-    resume: Any,
+    resume: Checkpoint | None,
 ) -> Fitted:
     """Trains the policy in place. path: of the run; before (R, N): the supervised ranker's log probabilities; true: as
     in `learn`."""
     how = config.trainer
-    predicted = cross_fit(
-        log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
-        steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
-        share=how.reward_model_share, device=machine.device,
-    )  # fmt: skip
+    if resume is not None and over(how, resume.step, resume.state["best_step"]):
+        predicted = np.zeros(log.mask.shape, np.float32)  # no step is left that would read it
+    else:
+        predicted = cross_fit(
+            log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
+            steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
+            share=how.reward_model_share, device=machine.device,
+        )  # fmt: skip
     anchor = before
     if how.anchor == "logging" and log.logging is not None:
         anchor = np.where(log.mask, np.log(np.maximum(log.logging, 1e-12)), -np.inf)

@@ -197,7 +197,7 @@ def test_an_anchor_holds_the_policy_back(first, tmp_path):
     assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
 
 
-def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path):
+def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path, monkeypatch):
     """With every action of the test turned round the weights are the same, of both rankers."""
     log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
     start, stop = log.bounds["test"]
@@ -214,7 +214,8 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     found = []
     for each in (log, dataclasses.replace(log, **turned)):
         run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
-        trainer.train(config, run, each)
+        monkeypatch.setattr(world, "load_slates", lambda _, each=each: each)
+        trainer.train(config, run)
         run.finish("ok")
         best = read_json(run.path / "supervised" / "best.json")
         places = run.path / "supervised" / best["folder"] / "checkpoints" / "best", run.path / "checkpoints" / "best"
@@ -258,11 +259,11 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     assert run.record["metrics"]["test/policy/value"]["value"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6)
 
 
-def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog):
-    assert not trainer.ignored(PolicyTrainerConfig())
-    assert not trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, anchor="logging"))
-    assert "trainer.kl_weight=0.1" in trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, policy_loss="none"))[0]
-    assert "trainer.anchor=logging" in trainer.ignored(PolicyTrainerConfig(anchor="logging"))[0]
+def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog, monkeypatch):
+    assert not PolicyTrainerConfig().ignored()
+    assert not PolicyTrainerConfig(kl_weight=0.1, anchor="logging").ignored()
+    assert "trainer.kl_weight=0.1" in PolicyTrainerConfig(kl_weight=0.1, policy_loss="none").ignored()[0]
+    assert "trainer.anchor=logging" in PolicyTrainerConfig(anchor="logging").ignored()[0]
     log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
     same = dataclasses.replace(log, actions=np.zeros_like(log.actions))
     small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=2"]
@@ -270,7 +271,8 @@ def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, ca
     for each, said in ((log, False), (same, True)):
         caplog.clear()
         run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
-        trainer.train(config, run, each)
+        monkeypatch.setattr(world, "load_slates", lambda _, each=each: each)
+        trainer.train(config, run)
         run.finish("ok")
         assert ("there is nothing to gain" in caplog.text) == said and "trainer.kl_weight is 0" in caplog.text
 
