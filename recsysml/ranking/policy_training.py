@@ -87,8 +87,9 @@ def begin(config: RunConfig, path: Path, log: LoggedSlates, machine: Machine, wo
             root, described = supervised / "opened" / "checkpoints", metadata(config.model, log, model)
             checkpoint.save(root, 0, checkpoint.weights(model), {}, described, keep=1, is_best=True)
             write_json(supervised / "best.json", {"folder": "opened"})
-        world.share(0)  # no process reads what the main one is still writing
-    return Begun(path, log, shown, model.to(machine.device), checkpoint.latest_good(path / "checkpoints"))
+    resume = checkpoint.latest_good(path / "checkpoints")
+    world.share(0)  # no process reads what the main one is still writing, nor has it written what all have to find
+    return Begun(path, log, shown, model.to(machine.device), resume)
 
 
 def learn(
@@ -202,7 +203,8 @@ def _supervise(
         phase = Phase(root / f"lr-{lr:g}")
         model.load_state_dict(untrained)
         resume = checkpoint.latest_good(phase.path / "checkpoints")
-        phase.keep(resume.step if resume else -1)
+        if world.main:
+            phase.keep(resume.step if resume else -1)
         batches = ShownBatches(
             shown, shown.within(log.fitted), batch_size=how.batch_size, seed=config.seed, rank=world.rank,
             world_size=world.size,

@@ -12,7 +12,9 @@ from recsysml.config import compose
 from recsysml.data import world
 from recsysml.data.world_deployed import answered, top_alone
 from recsysml.data.world_truth import top_rewards
+from recsysml.engine import device
 from recsysml.engine.checkpoint import read_metadata
+from recsysml.engine.distributed import World
 from recsysml.engine.loop import Fitted
 from recsysml.errors import ConfigError, Interrupted
 from recsysml.evals.policy import supervised_folder
@@ -200,6 +202,19 @@ def test_every_round_starts_from_the_run_that_is_given_whatever_becomes_of_it(tm
         assert all(
             (tensor == weights[name]).all() for name, tensor in opened.model.state_dict().items() if name != "places"
         )
+
+
+def test_another_process_than_the_main_one_touches_no_row(tmp_path, monkeypatch):
+    """As a late one would, that comes to a phase when the main process has already written there."""
+    config = job.resolve(compose(SMALL))
+    machine = device.prepare("cpu", "fp32", threads=1, deterministic=True)
+    begun = policy_training.begin(config, tmp_path, top_alone(world.load_slates(config.data)), machine, World(rank=1))
+    phase = Phase(tmp_path / "supervised" / "lr-0.1")
+    phase.log(0, {"val/loss": 1.0})
+    with pytest.raises(ConfigError, match=r"best\.json cannot be read"):  # which the main process would have written
+        policy_training.learn(config, phase, begun, None, machine, World(rank=1))
+    assert lines(phase.path) == [{"step": 0, "val/loss": 1.0}]
+    assert [each.name for each in phase.path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_what_is_not_read_is_said(tmp_path):
