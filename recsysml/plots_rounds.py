@@ -25,7 +25,7 @@ def rounds_plot(
         for one, colour, (name, (rounds, values)) in zip(axes[1:], palette(6)[2:], below.items(), strict=False):
             one.plot(rounds, values, color=colour, lw=1.6, marker="o", ms=5)
             one.set_ylabel(name)
-            one.set_ylim(bottom=0)
+            one.set_ylim(0, 1.1 * max(values, default=0) or 1)
         axes[-1].locator_params(axis="x", integer=True)
         axes[-1].set_xlabel("round")
         return save_figure(figure, path)
