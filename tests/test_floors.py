@@ -24,6 +24,7 @@ FLOORS = [
         "tracking",
         "plots",
         "plots_calibration",
+        "plots_rounds",
         "plots_trade_off",
         "diff_sides",
         "runs",

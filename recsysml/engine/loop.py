@@ -158,11 +158,6 @@ def fit(
             best_value, best_step = value, step
         return better
 
-    def exhausted(step: int) -> bool:
-        """Whether patience ends after `step` steps; the same in a run that goes on from there."""
-        since = step - (best_step or 0)
-        return config.patience > 0 and _due(step, config.eval_every) and since >= config.patience * config.eval_every
-
     def save(step: int, is_best: bool) -> None:
         random = world.gather(seeds.state())
         if root is not None:
@@ -192,7 +187,7 @@ def fit(
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
-    stop_at = done if exhausted(done) else config.max_steps
+    stop_at = done if over(config, done, best_step) else config.max_steps
     ahead = iterate(batches, done, stop_at, machine.device, config.loader_workers)
     bar = Progress(config.max_steps, done, unit=task.unit, mode=_mode(progress, world))
     with StopRequest() as stop, bar as shown, closing(ahead):
@@ -262,7 +257,7 @@ def fit(
             if eval_now or save_now or stop_now:
                 with meter.paused():
                     best = evaluate(done) if eval_now else False
-                    ended = exhausted(done)
+                    ended = over(config, done, best_step)
                     if best or save_now or stop_now or ended:
                         save(done, best)
                 if ended and not last:
@@ -285,6 +280,16 @@ def fit(
         "resumed_at": first or None,
     }
     return Fitted(done, None if math.isinf(best_value) else best_value, best_step, compiled, throughput)
+
+
+def over(config: Any, step: int, best_step: int | None) -> bool:
+    """Whether a training ends after `step` steps, all of them or by its patience; the same in a run that goes on there.
+
+    best_step: that of the best validation so far.
+    """
+    since = step - (best_step or 0)
+    impatient = config.patience > 0 and _due(step, config.eval_every) and since >= config.patience * config.eval_every
+    return bool(step >= config.max_steps or impatient)
 
 
 def _cut(batch: Batch, parts: int) -> list[Batch]:

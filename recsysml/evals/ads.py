@@ -234,6 +234,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
             raise ConfigError(f"{log.name} has other {key} than what {checkpoint_dir} learnt from: {', '.join(names)}")
     built = AdPlacementConfig(**described["config"])
     if config.eval.dial is not None:
+        assert built.method != "reinforce", "a dial that cannot be turned is refused where a command is composed"
         built.dial = config.eval.dial
     model = AdPlacement(built, len(log.feature_names), len(log.action_names))
     checkpoint.put_weights(model, tensors, checkpoint_dir)

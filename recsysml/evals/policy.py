@@ -19,7 +19,6 @@ from recsysml.engine import device
 from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
 from recsysml.metrics.policy import Estimate
-from recsysml.models.policy_ranker import checkpoint_folder
 from recsysml.ranking import policy_gain
 from recsysml.ranking.policies import Opened, aligned, log_probabilities, open_policy
 from recsysml.ranking.reward_model import cross_fit
@@ -61,16 +60,20 @@ class Judged:
     truth: Truth | None = None
 
     def doubt(self, name: str) -> str | None:
-        """Why an estimate is not to be believed, in one line, or None: few effective requests, or wrong weights, which
-        dm does not use."""
+        """Why an estimate is not to be believed, in one line, or None: few effective requests, or a mean weight off 1.
+
+        dm has no weights, but what keeps their mean from 1 may be that the log cannot teach its reward model."""
         few = self.estimates[name].unreliable
         error = self.weight.stderr
-        if few or name == "dm" or error is None or abs(self.weight.value - 1) <= max(_OFF * error, 0.01):
+        if few or error is None or abs(self.weight.value - 1) <= max(_OFF * error, 0.01):
             return few
-        return (
-            f"its mean weight is {self.weight.value:.3f} ± {error:.3f}, not 1: the propensities are wrong, or the log"
-            " never shows some of what the policy shows"
-        )
+        off = f"mean weight is {self.weight.value:.3f} ± {error:.3f}, not 1"
+        if name == "dm":
+            return (
+                f"the {off}: the log may never show some of what the policy shows, and of that its reward model only"
+                " guesses; its interval knows nothing of such a bias"
+            )
+        return f"its {off}: the propensities are wrong, or the log never shows some of what the policy shows"
 
 
 def rewards_expected(log: LoggedSlates, rows: np.ndarray, reward: np.ndarray, how: Any, seed: int = 0) -> np.ndarray:
@@ -186,8 +189,7 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
         lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
     if doubt := judged.doubt("ips"):
-        which = "no estimate" if judged.doubt("dm") else "no estimate but dm"
-        lines.append(f"{split}: {which} is to be believed: {doubt}")
+        lines.append(f"{split}: no estimate is to be believed: {doubt}")
     if log.propensity_source == ESTIMATED:
         lines.append(f"{split}: the propensities are estimated, and so is every result")
     return lines
@@ -336,15 +338,14 @@ def record_estimated_value(run: Any, split: str, policy: Judged, supervised: Jud
 
 
 def supervised_folder(checkpoint_dir: Path) -> Path | None:
-    """The checkpoint of the supervised ranker that a run trained its policy from, or of the run that it started from;
-    None where neither is there."""
+    """The checkpoint of the supervised ranker that a run's policy started from, of a loop in its last round; None where
+    there is none."""
     run = checkpoint_dir.resolve().parent.parent
-    if (run / "supervised" / "best.json").is_file():
-        return run / "supervised" / read_json(run / "supervised" / "best.json")["folder"] / "checkpoints" / "best"
-    if not (run / "results.json").is_file():
+    rounds = sorted(run.glob("rounds/*"), key=lambda folder: int(folder.name))
+    supervised = (rounds[-1] if rounds else run) / "supervised"
+    if not (supervised / "best.json").is_file():
         return None
-    start = read_json(run / "results.json")["config"].get("model", {}).get("init_from")
-    return checkpoint_folder(start) if start else None
+    return supervised / read_json(supervised / "best.json")["folder"] / "checkpoints" / "best"
 
 
 def _outputs(

@@ -18,8 +18,8 @@ Intervals are at 95%, for the mean over requests such as these: Student's t, wit
 estimate of a variance has where a few large weights make it (Satterthwaite 1946), 2 n / (kurtosis - 1). Rewards times
 weights lean to one side, so that ips and clipped_ips are too low just when their error looks small: their intervals
 are put aslant by Hall's transformation (1992), further up than down. They know nothing of a bias, which clipped_ips and
-dm have. dr_os and switch_dr choose their lambda and tau by estimated squared
-error, and keep the width of dr's interval, as what is chosen by the log is no narrower for it.
+dm have. dr_os and switch_dr choose their lambda and tau by estimated squared error, and keep the width of dr's
+interval, as what is chosen by the log is no narrower for it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from recsysml.engine import checkpoint, seeds
 from recsysml.engine.checkpoint import Checkpoint
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
-from recsysml.engine.loop import Fitted, Task, fit
+from recsysml.engine.loop import Fitted, Task, fit, over
 from recsysml.errors import ConfigError
 from recsysml.files import write_json
 from recsysml.models.policy_ranker import PolicyRanker, checkpoint_folder
@@ -42,10 +42,9 @@ class Begun:
     """An untrained policy, or that of model.init_from, and what it will learn from; `path` holds its checkpoints."""
 
     path: Path
-    log: LoggedSlates
+    log: LoggedSlates  # with the columns that the policy reads
     shown: ShownItems
     model: PolicyRanker
-    opened: bool  # its weights are those of model.init_from
     resume: Checkpoint | None
 
     @property
@@ -58,6 +57,7 @@ class Learnt:
     """A policy and the supervised ranker that it started from, on all requests of the log."""
 
     model: PolicyRanker
+    log: LoggedSlates  # as the policy reads it
     policy: np.ndarray  # (R, N) probabilities
     supervised: np.ndarray  # (R, N)
     logits: dict[str, np.ndarray]  # `policy` and `supervised` -> (R, T) of the item on top
@@ -65,18 +65,31 @@ class Learnt:
     fitted: Fitted | None  # None where no policy was trained
 
 
-def begin(config: RunConfig, path: Path, log: LoggedSlates, machine: Machine) -> Begun:
-    """What stands before the first step. `config` is resolved; a folder with checkpoints is gone on with."""
+def begin(config: RunConfig, path: Path, log: LoggedSlates, machine: Machine, world: World) -> Begun:
+    """What stands before the first step. `config` is resolved; a folder with checkpoints is gone on with.
+
+    The weights of model.init_from are kept in the folder, in the place of a supervised ranker's: a run that goes on
+    starts from these, whatever has become of the others.
+    """
     seeds.seed_everything(config.seed)
     rewards, places = config.model.rewards(config.data), config.trainer.places
-    resume = checkpoint.latest_good(path / "checkpoints")
+    supervised = path / "supervised"
+    started = world.share((supervised / "best.json").is_file())
+    opened = None
+    if config.model.init_from:
+        opened = open_policy(_best_of(supervised) if started else _initial(config))
+        log = aligned(log, opened.names)
     shown = ShownItems(log, list(rewards), places)
-    model = build(config.model, log, rewards, shown.n_places).to(machine.device)
-    opened = False
-    if config.model.init_from and resume is None:
-        log, opened = _opened(config, log, model), True
-        shown = ShownItems(log, list(rewards), places)
-    return Begun(path, log, shown, model, opened, resume)
+    model = build(config.model, log, rewards, shown.n_places)
+    if opened is not None and not started:
+        _put_opened(config, model, opened.model)
+        if world.main:
+            root, described = supervised / "opened" / "checkpoints", metadata(config.model, log, model)
+            checkpoint.save(root, 0, checkpoint.weights(model), {}, described, keep=1, is_best=True)
+            write_json(supervised / "best.json", {"folder": "opened"})
+    resume = checkpoint.latest_good(path / "checkpoints")
+    world.share(0)  # no process reads what the main one is still writing, nor has it written what all have to find
+    return Begun(path, log, shown, model.to(machine.device), resume)
 
 
 def learn(
@@ -87,10 +100,10 @@ def learn(
     path, log, model = begun.path, begun.log, begun.model
     folder = path / "checkpoints"
     supervised = path / "supervised"
-    if not begun.opened and not (supervised / "best.json").is_file():
+    if not (supervised / "best.json").is_file():
         _supervise(config, model, log, begun.shown, supervised, machine, world)
-    if not begun.opened:
-        _put_best(model, supervised)
+    best = _best_of(supervised)
+    checkpoint.put_weights(model, checkpoint.load_weights(best)[0], best)
     first = copy.deepcopy(model).eval()
     seeds.seed_everything(config.seed + world.rank)
 
@@ -109,26 +122,36 @@ def learn(
     model.eval()
     after, after_logits = log_probabilities(model, log, everyone, batch_size=size, device=machine.device)
     logits = {"policy": after_logits, "supervised": before_logits}
-    return Learnt(model, np.exp(after), np.exp(before), logits, chosen, fitted)
+    return Learnt(model, log, np.exp(after), np.exp(before), logits, chosen, fitted)
 
 
-def _opened(config: RunConfig, log: LoggedSlates, model: PolicyRanker) -> LoggedSlates:
-    """The log as the run of model.init_from reads it, its weights put into `model`. ConfigError where they differ."""
+def _initial(config: RunConfig) -> Path:
+    """The checkpoint of model.init_from, which may have gone since the config was checked."""
     folder = checkpoint_folder(config.model.init_from)
     if folder is None:
         raise ConfigError(f"model.init_from={config.model.init_from}: there is no checkpoint any more.")
-    opened = open_policy(folder)
-    if opened.model.tasks != model.tasks or opened.model.config.hidden != model.config.hidden:
+    return folder
+
+
+def _put_opened(config: RunConfig, model: PolicyRanker, opened: PolicyRanker) -> None:
+    """Into `model` what the other has learnt; what is paid, and how sharply it chooses, stay its own.
+
+    ConfigError where they differ. A log of other places has other costs of them, which nothing after this reads."""
+    if opened.tasks != model.tasks or opened.config.hidden != model.config.hidden:
         raise ConfigError(
-            f"model.init_from={config.model.init_from}: it has tasks {', '.join(opened.model.tasks)} and hidden layers"
-            f" {opened.model.config.hidden}, this model {', '.join(model.tasks)} and {model.config.hidden}."
+            f"model.init_from={config.model.init_from}: it has tasks {', '.join(opened.tasks)} and hidden layers"
+            f" {opened.config.hidden}, this model {', '.join(model.tasks)} and {model.config.hidden}."
         )
-    log = aligned(log, opened.names)
-    worth, temperature = model.worth.clone(), model.temperature.clone()
-    checkpoint.put_weights(model, checkpoint.weights(opened.model), folder)
-    model.worth.copy_(worth)
-    model.temperature.copy_(temperature)
-    return log
+    own = {name: tensor.clone() for name, tensor in checkpoint.weights(model).items()}
+    common = min(len(model.places), len(opened.places))
+    own["places"][:common] = opened.places.detach()[:common]
+    kept = {name: own[name] for name in ("worth", "temperature", "places")}
+    checkpoint.put_weights(model, checkpoint.weights(opened) | kept, Path(config.model.init_from))
+
+
+def _best_of(supervised: Path) -> Path:
+    """The folder of the weights that policies start from."""
+    return supervised / read_json(supervised / "best.json")["folder"] / "checkpoints" / "best"
 
 
 class Phase:
@@ -180,7 +203,8 @@ def _supervise(
         phase = Phase(root / f"lr-{lr:g}")
         model.load_state_dict(untrained)
         resume = checkpoint.latest_good(phase.path / "checkpoints")
-        phase.keep(resume.step if resume else -1)
+        if world.main:
+            phase.keep(resume.step if resume else -1)
         batches = ShownBatches(
             shown, shown.within(log.fitted), batch_size=how.batch_size, seed=config.seed, rank=world.rank,
             world_size=world.size,
@@ -205,11 +229,6 @@ def _supervise(
     world.share(0)  # no process reads what the main one is still writing
 
 
-def _put_best(model: PolicyRanker, root: Path) -> None:
-    folder = root / read_json(root / "best.json")["folder"] / "checkpoints" / "best"
-    checkpoint.put_weights(model, checkpoint.load_weights(folder)[0], folder)
-
-
 def _earn(
     config: RunConfig,
     run: Any,
@@ -220,16 +239,19 @@ def _earn(
     true: np.ndarray | None,
     machine: Machine,
     world: World,
-    resume: Any,
+    resume: Checkpoint | None,
 ) -> Fitted:
     """Trains the policy in place. path: of the run; before (R, N): the supervised ranker's log probabilities; true: as
     in `learn`."""
     how = config.trainer
-    predicted = cross_fit(
-        log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
-        steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
-        share=how.reward_model_share, device=machine.device,
-    )  # fmt: skip
+    if resume is not None and over(how, resume.step, resume.state["best_step"]):
+        predicted = np.zeros(log.mask.shape, np.float32)  # no step is left that would read it
+    else:
+        predicted = cross_fit(
+            log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
+            steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
+            share=how.reward_model_share, device=machine.device,
+        )  # fmt: skip
     anchor = before
     if how.anchor == "logging" and log.logging is not None:
         anchor = np.where(log.mask, np.log(np.maximum(log.logging, 1e-12)), -np.inf)

@@ -84,6 +84,15 @@ class PolicyTrainerConfig(LoopFields):
                 f"trainer.policy_loss={self.policy_loss} looks back at a snapshot: it needs trainer.compile=false."
             )
 
+    def ignored(self) -> list[str]:
+        """Settings that others make idle, a sentence each."""
+        found = []
+        if self.policy_loss == "none" and self.kl_weight:
+            found.append(f"trainer.kl_weight={self.kl_weight:g} is not read: trainer.policy_loss=none trains no policy")
+        if self.anchor == "logging" and not self.kl_weight:
+            found.append("trainer.anchor=logging is not read: trainer.kl_weight is 0")
+        return found
+
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where the data cannot have the anchor that is asked for. data: a config of slates."""
         if self.anchor == "logging" and self.kl_weight and getattr(data, "behaviour", None) == "bts":
@@ -95,15 +104,31 @@ class FeedbackLoopTrainerConfig(PolicyTrainerConfig):
     """Rounds of training to earn, each from the log of the policy that the round before has deployed in the world."""
 
     kind: str = "feedback_loop"
-    # rounds, each with the steps above
+    # rounds, each with all steps of the supervised ranker, the reward model and the policy
     rounds: int = 5
     # share of a deployed policy's requests that are shown any candidate
     exploration: float = 0.0
+    # top: a policy that is deployed logs what stood on top and nothing else
+    places: str = "top"
 
     def validate(self) -> None:
         super().validate()
         at_least("trainer.rounds", self.rounds, 1)
         share("trainer.exploration", self.exploration, one=True)
+        if self.places != "top":
+            raise ConfigError(
+                f"trainer.places={self.places}: the log of a policy that is deployed has what stood on top and nothing"
+                " else; use trainer.places=top."
+            )
+
+    def ignored(self) -> list[str]:
+        """As of `policy`, and what only a second round would read."""
+        found = super().ignored()
+        if self.rounds == 1 and self.exploration:
+            found.append(
+                f"trainer.exploration={self.exploration:g} is not read: with trainer.rounds=1 no policy is deployed"
+            )
+        return found
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where nothing answers a policy that is deployed. data: a config of slates."""

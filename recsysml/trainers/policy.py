@@ -26,17 +26,15 @@ from recsysml.schemas.run import RunConfig
 logger = logging.getLogger("recsysml")
 
 
-def train(config: RunConfig, run: Any, log: LoggedSlates | None = None) -> None:
+def train(config: RunConfig, run: Any) -> None:
     """Train the supervised ranker, from it the policy, keep the best weights by val, judge val and test once.
 
     `config` is resolved. A run directory with checkpoints is resumed from its newest whole one. Under torchrun every
-    process calls this; `run` is None in all but the main one. log: what is learnt from where it is not what
-    `config.data` logs, but the same requests answered by another policy.
+    process calls this; `run` is None in all but the main one.
     """
     with start.training(config) as (machine, world):
-        if log is None:
-            with world.main_first():
-                log = lazy.resolve(f"{DATA[config.data.kind]}:load_slates")(config.data)
+        with world.main_first():
+            log = lazy.resolve(f"{DATA[config.data.kind]}:load_slates")(config.data)
         _train(config, run, log, machine, world)
 
 
@@ -49,7 +47,7 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
             " trainer.anchor=supervised, or propensities of all candidates."
         )
     path = Path(world.share(str(run.path) if world.main else ""))
-    begun = begin(config, path, log, machine)
+    begun = begin(config, path, log, machine, world)
     log = begun.log
     if world.main:
         resume = begun.resume
@@ -67,7 +65,7 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
             *(f"{log.fitted[1] - log.fitted[0]:,}", log.name, log.mask.shape[1]),
             " + ".join(f"{weight:g} {task}" for task, weight in rewards.items()),
         )
-        for said in ignored(how):
+        for said in how.ignored():
             logger.warning("%s", said)
         if np.ptp(log.rewards(rewards)[slice(*log.fitted)]) == 0:
             logger.warning("all requests of %s to learn from have the same reward: there is nothing to gain", log.name)
@@ -80,16 +78,6 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
     run.artifact("checkpoint", f"checkpoints/{learnt.chosen}")
     if learnt.fitted is not None:
         _report(run, learnt.fitted, learnt.chosen)
-
-
-def ignored(how: Any) -> list[str]:
-    """Settings of a config of the trainer that others make idle, a sentence each."""
-    found = []
-    if how.policy_loss == "none" and how.kl_weight:
-        found.append(f"trainer.kl_weight={how.kl_weight:g} is not read: trainer.policy_loss=none trains no policy")
-    if how.anchor == "logging" and not how.kl_weight:
-        found.append("trainer.anchor=logging is not read: trainer.kl_weight is 0")
-    return found
 
 
 def _judge(

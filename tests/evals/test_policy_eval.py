@@ -8,6 +8,7 @@ import pytest
 
 from recsysml.data.slates import ESTIMATED
 from recsysml.data.world import load_slates
+from recsysml.diff import REFUSED, compare
 from recsysml.errors import ConfigError, DataError
 from recsysml.evals import policy
 from recsysml.examples import read_examples
@@ -17,6 +18,7 @@ from recsysml.results import Run
 from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.evals import PolicyEvalConfig
 from recsysml.schemas.slates import OpenBanditConfig
+from recsysml.sweep import best
 
 HOW = PolicyEvalConfig(policy="uniform", split="all", folds=2)
 needs_obd = pytest.mark.skipif(
@@ -169,15 +171,40 @@ def test_weights_that_are_not_1_on_average_are_said_to_be_wrong(world, tmp_path,
     policy.record(run, "test", found, log)
     run.finish("ok")
     metrics = {name.rpartition("/")[2]: entry for name, entry in run.record["metrics"].items()}
-    assert "unreliable" not in metrics.pop("dm")  # it has no weights
     assert "unreliable" in metrics.pop("replay")  # it keeps a twentieth
-    said = [entry.get("unreliable", "") for entry in metrics.values()]
-    if wrong == 1.0 and not unsupported:
-        assert not any(said)
-        return
-    assert all("not 1: the propensities are wrong" in one for one in said)
+    said = {name: entry.get("unreliable", "") for name, entry in metrics.items()}
     last = policy.sentences("test", found, log)[-1]
-    assert last.startswith(f"test: no estimate but dm is to be believed: its mean weight is {np.mean(weights):.3f}")
+    if wrong == 1.0 and not unsupported:
+        assert not any(said.values()) and "believed" not in last
+        return
+    assert last.startswith(f"test: no estimate is to be believed: its mean weight is {np.mean(weights):.3f}")
+    own = said.pop("dm")  # it has no weights: its reason is another one
+    assert f"the mean weight is {np.mean(weights):.3f}" in own and "knows nothing of such a bias" in own
+    assert all("not 1: the propensities are wrong" in one for one in said.values())
+
+
+def test_nothing_is_picked_by_dm_where_the_log_never_shows_what_the_policy_shows(world, tmp_path):
+    """The reward model says 5 or 1 of what was never shown, and no request of the log can say otherwise."""
+    log, rows = world[0], np.arange(len(world[0]))
+    others = log.mask.copy()
+    others[rows, log.shown] = False
+    pi = 0.5 * log.mask / log.mask.sum(axis=1, keepdims=True) + 0.5 * others / others.sum(axis=1, keepdims=True)
+    runs = []
+    for guess in (1.0, 5.0):
+        expected = np.where(others, guess, log.rewards()[:, None])
+        found = policy.judge(log, rows, pi, log.rewards(), expected, HOW)
+        assert found.estimates["dm"].ess_share > 0.1
+        run = Run.create(tmp_path, "eval", f"guess-{guess:g}", argv=[], config={}, overrides=[])
+        policy.record(run, "test", found, log)
+        run.finish("ok")
+        runs.append(run)
+    (row,) = [row for row in compare(*(run.path for run in runs)).metrics if row.name == "test/policy/dm"]
+    assert row.b > row.a + 1 and row.verdict == REFUSED and "knows nothing of such a bias" in row.reason
+    jobs = [
+        {"status": "ok", "run": run.id, "metrics": {"test/policy/dm": run.record["metrics"]["test/policy/dm"]}}
+        for run in runs
+    ]
+    assert best(jobs) is None
 
 
 def test_shares_by_place_are_those_of_a_count():

@@ -1,12 +1,16 @@
 """Ad placement through the whole command: learnt from a log, judged by the truth, opened again, swept over its dial."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from recsysml import sections
 from recsysml.cli import main
+from recsysml.config import compose
+from recsysml.evals import ads
+from recsysml.results import Run
 from recsysml.schemas.trainers import AdsTrainerConfig
 from recsysml.trainers.ads import ignored
 
@@ -141,7 +145,17 @@ def test_what_reinforce_has_learnt_is_turned_to_no_other_dial(own_outputs, capsy
     said = capsys.readouterr().err
     assert "eval.dial=2: reinforce has learnt its own for good, model.dial=1.5" in said and said.count("\n") == 1
     assert not (own_outputs / "eval").exists()
+    bare = own_outputs / "bare"
+    shutil.copytree((path / "checkpoints" / "best").resolve(), bare)  # of which no run tells
+    assert main(["eval", f"checkpoint={bare}", "eval.dial=2", "data=ad_world", *SMALL]) == 2
+    assert "eval.dial=2: reinforce has learnt" in capsys.readouterr().err
     assert main(["eval", f"checkpoint={path}", *SMALL[1:]]) == 0
+    # nor by a config that no command has composed
+    config = compose(["model=ad_placement_with/reinforce", *QUICK])
+    config.eval.dial = 2.0
+    run = Run.create(own_outputs, "eval", "ads", argv=[], config={}, overrides=[])
+    with pytest.raises(AssertionError, match="cannot be turned"):
+        ads.evaluate_checkpoint(config, bare, run)
 
 
 def test_a_log_of_other_actions_is_refused(own_outputs, capsys):

@@ -1,6 +1,7 @@
 """The real trainer on a small world: it earns more than what it starts from, repeats itself, goes on after a stop."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from recsysml.schemas.data import WorldConfig
 from recsysml.schemas.policies import PolicyRankerConfig
 from recsysml.schemas.policy_trainers import POLICY_LOSSES, SNAPSHOT_LOSSES, PolicyTrainerConfig
 from recsysml.trainers import policy as trainer
-from tests.trainers.running import lines, results, train
+from tests.trainers.running import lines, results, stopped, train
 
 SMALL = [
     "model=policy_ranker", "data.users=300", "data.items=300", "data.events=12000", "trainer.max_steps=40",
@@ -92,7 +93,7 @@ def test_the_baseline_is_the_supervised_ranker_trained_alone(first, tmp_path):
 def test_it_starts_from_another_run_and_may_be_paid_otherwise(first, tmp_path):
     start = first.joinpath(*START)
     again = trained(tmp_path, f"model.init_from={start}")
-    assert not (again / "supervised").exists()
+    assert sorted(each.name for each in (again / "supervised").iterdir()) == ["best.json", "opened"]
     assert results(again)["metrics"]["test/policy/value"]["baseline"] == pytest.approx(
         results(first)["metrics"]["test/policy/value"]["baseline"]
     )
@@ -103,6 +104,42 @@ def test_it_starts_from_another_run_and_may_be_paid_otherwise(first, tmp_path):
     assert opened.worth.tolist() == [0, 0, 0, 1] and opened.temperature.item() == pytest.approx(0.02)
     with pytest.raises(ConfigError, match="it has tasks"):
         trained(tmp_path, f"model.init_from={start}", "model.hidden=[4]")
+
+
+def test_a_run_from_another_one_goes_on_from_what_that_was(first, tmp_path, monkeypatch):
+    """Its features stand in another order, one is not logged any more; stopped, it finds neither run nor order again
+    but in its own folder, which also says what it started from when it is judged later."""
+    log = world.load_slates(job.resolve(compose(SMALL)).data)
+    order = np.random.default_rng(3).permutation(len(log.item_names))[1:]
+    other = dataclasses.replace(log, items=log.items[:, order], item_names=[log.item_names[i] for i in order])
+    monkeypatch.setattr(world, "load_slates", lambda _: other)
+    start = tmp_path / "start"
+    shutil.copytree(first.joinpath(*START).resolve(), start)
+    words = [*SMALL, f"model.init_from={start}", "model.temperature=0.1", "trainer.policy_loss=grpo"]
+    words += ["trainer.max_steps=8", "trainer.eval_every=4", "trainer.checkpoint_every=4", "trainer.refresh_every=3"]
+    words += ["trainer.reward_model_steps=20"]
+    whole = train(compose(words), tmp_path / "whole")
+    cut = stopped(compose(words), tmp_path / "cut", monkeypatch, at=6)
+    shutil.rmtree(start)
+    train(compose(words), tmp_path, resume=cut)
+    assert lines(cut) == lines(whole)
+    assert results(cut)["metrics"] == results(whole)["metrics"]
+    # what it started from: the other run's weights, as this log has its features, as sharp as this run is
+    opened = open_policy(first.joinpath(*START))
+    opened.model.temperature.fill_(0.1)
+    rows = np.arange(*log.bounds["test"])
+    lacking = np.where(np.isin(np.arange(len(log.item_names)), order), log.items, 0.0).astype(np.float32)
+    reads = dataclasses.replace(log, items=lacking)
+    pi = np.exp(log_probabilities(opened.model, reads, rows, batch_size=512)[0])
+    true = world_truth.top_rewards(compose(SMALL).data, log.weights)[rows]
+    value = results(cut)["metrics"]["test/policy/value"]
+    assert value["baseline"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6) != value["value"]
+    config = job.resolve(compose(words))
+    run = Run.create(tmp_path, "eval", "policy", argv=[], config=job.to_dict(config), overrides=[])
+    evals.evaluate_checkpoint(config, cut / "checkpoints" / "best", run)
+    run.finish("ok")
+    again = run.record["metrics"]["test/policy/value"]
+    assert (again["value"], again["baseline"]) == pytest.approx((value["value"], value["baseline"]), rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_stopped_run_goes_on(first, tmp_path, monkeypatch):
@@ -160,7 +197,7 @@ def test_an_anchor_holds_the_policy_back(first, tmp_path):
     assert held[-1]["val/policy/kl"] < 0.2 * free[-1]["val/policy/kl"]
 
 
-def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path):
+def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_it_starts_from(tmp_path, monkeypatch):
     """With every action of the test turned round the weights are the same, of both rankers."""
     log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
     start, stop = log.bounds["test"]
@@ -177,7 +214,8 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     found = []
     for each in (log, dataclasses.replace(log, **turned)):
         run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
-        trainer.train(config, run, each)
+        monkeypatch.setattr(world, "load_slates", lambda _, each=each: each)
+        trainer.train(config, run)
         run.finish("ok")
         best = read_json(run.path / "supervised" / "best.json")
         places = run.path / "supervised" / best["folder"] / "checkpoints" / "best", run.path / "checkpoints" / "best"
@@ -221,11 +259,11 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
     assert run.record["metrics"]["test/policy/value"]["value"] == pytest.approx((pi * true).sum(1).mean(), rel=1e-6)
 
 
-def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog):
-    assert not trainer.ignored(PolicyTrainerConfig())
-    assert not trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, anchor="logging"))
-    assert "trainer.kl_weight=0.1" in trainer.ignored(PolicyTrainerConfig(kl_weight=0.1, policy_loss="none"))[0]
-    assert "trainer.anchor=logging" in trainer.ignored(PolicyTrainerConfig(anchor="logging"))[0]
+def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog, monkeypatch):
+    assert not PolicyTrainerConfig().ignored()
+    assert not PolicyTrainerConfig(kl_weight=0.1, anchor="logging").ignored()
+    assert "trainer.kl_weight=0.1" in PolicyTrainerConfig(kl_weight=0.1, policy_loss="none").ignored()[0]
+    assert "trainer.anchor=logging" in PolicyTrainerConfig(anchor="logging").ignored()[0]
     log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
     same = dataclasses.replace(log, actions=np.zeros_like(log.actions))
     small = ["data.users=150", "data.items=150", "data.events=3000", "trainer.supervised_steps=2"]
@@ -233,7 +271,8 @@ def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, ca
     for each, said in ((log, False), (same, True)):
         caplog.clear()
         run = Run.create(tmp_path, "train", "policy", argv=[], config=job.to_dict(config), overrides=[])
-        trainer.train(config, run, each)
+        monkeypatch.setattr(world, "load_slates", lambda _, each=each: each)
+        trainer.train(config, run)
         run.finish("ok")
         assert ("there is nothing to gain" in caplog.text) == said and "trainer.kl_weight is 0" in caplog.text
 
