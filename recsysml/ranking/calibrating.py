@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.impression_data import CALIBRATION, ImpressionTable
 from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable, Platt
+from recsysml.ranking.opening import Opened
 from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
+# split -> which rows the map that judges it is fitted to, as the protocol says it
+CALIBRATED_ON = {"val": CALIBRATION, "test": "all held out before it"}
 # rows of the rarer answer below which a task's map would be that of a few rows
 MIN_OF_EACH = 10
 # of Platt's map: less of it would leave ties in float32
@@ -107,6 +110,34 @@ def calibrate(
     fitted = fit_calibration(kind, z, held_out_labels(model, table, rows), cohorts, sizes, model.tasks)
     model.calibration.load_state_dict(fitted.state_dict())
     return True
+
+
+def rows_of_map(split: str, table: ImpressionTable) -> tuple[int, int]:
+    """Rows from and to that the map by which a split is judged is fitted to, none of them the split's own: of val the
+    later half beside it, of test all that is held out before it. The latter is kept with the checkpoint."""
+    return table.bounds[CALIBRATION] if split == "val" else table.held_out
+
+
+def map_to_judge(
+    opened: Opened, split: str, table: ImpressionTable, *, batch_size: int, device: torch.device | str
+) -> dict[str, str]:
+    """Gives an opened ranker the map that a split of its own data is judged by in training, where its own has seen the
+    split. Returns, for the protocol, which rows the maps that judge val and test are fitted to."""
+    model = opened.model
+    if opened.fingerprint != table.fingerprint:
+        if split == "val" and model.calibration is not None:
+            logger.warning(
+                "the checkpoint learnt from other data, or from these cut otherwise: rows of val may be among those"
+                " that its calibration was fitted to"
+            )
+        return dict.fromkeys(CALIBRATED_ON, "what the checkpoint has seen")
+    rows = rows_of_map(split, table)
+    if rows != table.held_out and model.calibration is not None and model.config.calibration_fit == "post_hoc":
+        begin = Calibration(**model.calibration.settings).state_dict()
+        model.calibration.load_state_dict(begin)  # what stays where there is nothing to fit to
+        calibrate(model, table, rows, batch_size=batch_size, device=device)
+        logger.info("val is judged by a map of the rows after it, as in training: the checkpoint's own has seen val")
+    return CALIBRATED_ON
 
 
 def held_out_labels(model: Any, table: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
