@@ -230,8 +230,8 @@ def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]
     calibration = Calibration("isotonic", z.shape[1], cohort_sizes).double()
     assert isinstance(calibration.shape, IsotonicTable)
     size = calibration.shape.at.shape[1]
-    knots = [_thinned(*pair, size) for pair in knots]
     for task, (at, p) in enumerate(knots):
+        at, p = _sized(at, p, size, z[:, task].numpy())
         nearest = 0.5 / max(2, int(counted[:, task].sum()))
         for buffer, values in ((calibration.shape.at, at), (calibration.shape.probability, p)):
             padded = np.pad(values, (0, size - len(values)), mode="edge")
@@ -241,10 +241,15 @@ def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]
     return calibration
 
 
-def _thinned(at: np.ndarray, p: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `size` of the knots, evenly among them, the first and the last kept."""
-    kept = np.unique(np.linspace(0, len(at) - 1, min(size, len(at))).round().astype(np.int64))
-    return at[kept], p[kept]
+def _sized(at: np.ndarray, p: np.ndarray, size: int, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `size` knots: evenly among those there are, the first and the last kept, or more where rows z (n,) are,
+    on the lines between, so that a flat stretch of many rows has many."""
+    if len(at) >= size:
+        kept = np.unique(np.linspace(0, len(at) - 1, size).round().astype(np.int64))
+        return at[kept], p[kept]
+    inside = z[(z > at[0]) & (z < at[-1])]
+    more = np.union1d(at, np.quantile(inside, np.linspace(0, 1, size - len(at))) if len(inside) else at)
+    return more, np.interp(more, at, p)
 
 
 def isotonic_knots(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
