@@ -180,7 +180,7 @@ RETRIEVAL = {
 }
 SHORT = [
     *("trainer.max_steps=2", "trainer.warmup_steps=1", "trainer.eval_every=2", "trainer.batch_size=4", "seed=1"),
-    *("threads=1", "device=cpu", "progress=never", "sweep.name=tiny"),
+    *("threads=1", "device=cpu", "progress=never", "sweep.name=tiny", "tracker.mode=disabled"),
 ]
 
 

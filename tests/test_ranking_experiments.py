@@ -12,16 +12,17 @@ from recsysml.report.gather import gather
 from recsysml.report.sweeps import sweeps_of
 
 TINY = [
-    "data.users=60", "data.items=150", "data.events=1500", "device=cpu", "threads=1", "progress=never",
+    "data.users=30", "data.items=100", "data.events=600", "device=cpu", "threads=1", "progress=never",
     "tracker.mode=disabled",
 ]  # fmt: skip
 RANKER = [
     "trainer.max_steps=2", "trainer.warmup_steps=1", "trainer.eval_every=0", "trainer.batch_size=64",
     "model.d_embedding=4", "model.expert_widths=[8]", "model.tower_widths=[4]", "model.context_length=5",
+    "model.tasks=[click]", "eval.baselines=[base_rate]",  # each task has two diagrams, which cost the most
 ]  # fmt: skip
 # of each: what is added, two settings of what it sweeps (quoted as the experiment has them), and what the table shows
 EXPERIMENTS = {
-    "calibration_launch": (RANKER, "trainer.listwise_weight=0.0,50.0", "test/true_reward"),
+    "calibration_launch": ([*RANKER, "eval.value=p_click"], "trainer.listwise_weight=0.0,50.0", "test/true_reward"),
     "cohort_calibration": (
         [*RANKER, "model.calibrate_cohorts=true"], "model.calibration=none,platt", "test/ece",
     ),

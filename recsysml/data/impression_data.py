@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("recsysml")
 
 SPLITS = ("train", "val", "test")
-# rows that nothing but maps of probabilities is fitted to or chosen by: the later half of what a source calls val
+# the later half of what a source calls val: rows that maps of probabilities are fitted to and that choose no weights
 CALIBRATION = "calibration"
 PADDING = -1
 

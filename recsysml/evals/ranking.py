@@ -19,6 +19,7 @@ from recsysml.metrics import ranking as metrics
 from recsysml.metrics.retrieval import history_groups
 from recsysml.models.ranking_baselines import BASELINES
 from recsysml.ranking.baseline_features import baseline_features
+from recsysml.ranking.calibrating import CALIBRATED_ON, map_to_judge
 from recsysml.ranking.calibration_report import record_calibrations
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
@@ -224,8 +225,9 @@ def judge_and_record(
         logger.info("%s", found)
 
 
-def protocol(table: ImpressionTable) -> dict[str, Any]:
-    """How it was judged, for results.json: runs that differ here do not compare."""
+def protocol(table: ImpressionTable, calibrated_on: Mapping[str, str] = CALIBRATED_ON) -> dict[str, Any]:
+    """How it was judged, for results.json: runs that differ here do not compare. calibrated_on: split -> the rows that
+    maps of probabilities are fitted to, where a ranker has one."""
     return {
         "split": "time",
         "fit_range": table.fit_range,
@@ -233,6 +235,7 @@ def protocol(table: ImpressionTable) -> dict[str, Any]:
         "grouped_by": table.grouped_by,
         "positions": "as shown" if table.shape.positions else "none",
         "past": "before the row's own request",
+        "calibrated_on": dict(calibrated_on),
     }
 
 
@@ -245,8 +248,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     split = config.eval.split
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
-    run.set_protocol(**protocol(table))
+    how: dict[str, Any] = {"batch_size": config.eval.batch_size, "device": machine.device}
+    run.set_protocol(**protocol(table, map_to_judge(opened, split, table, **how)))
     run.set_environment(machine.describe())
     simple = baselines(config.eval.baselines, table, [split], opened.model.tasks)[split]
-    how: dict[str, Any] = {"batch_size": config.eval.batch_size, "device": machine.device}
     judge_and_record(run, split, opened.model, table, simple, **how)

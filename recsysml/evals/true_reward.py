@@ -26,6 +26,7 @@ from recsysml.data.world_truth import Truth, open_truth, reward
 from recsysml.engine import device
 from recsysml.errors import ConfigError
 from recsysml.models.value_model import ValueModel
+from recsysml.ranking.calibrating import map_to_judge
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
 from recsysml.schemas.data import WorldConfig
@@ -155,9 +156,12 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     table = load_impressions(config.data, opened.encoder)
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
-    run.set_protocol(split="time", fit_range=table.fit_range, slates="as far as seen", positions="as when serving")
+    split = config.eval.split
+    maps = map_to_judge(opened, split, table, batch_size=config.eval.batch_size, device=machine.device)
+    how = {"slates": "as far as seen", "positions": "as when serving", "calibrated_on": maps}
+    run.set_protocol(split="time", fit_range=table.fit_range, **how)
     run.set_environment(machine.describe())
-    record(run, config.eval.split, config, opened.model, table, machine)
+    record(run, split, config, opened.model, table, machine)
 
 
 def _part(moment: Moment, rows: np.ndarray) -> Moment:

@@ -4,7 +4,7 @@ dense numbers, vectors, ids, bags -> one vector each    (B, E, D)
 the user's past against the item -> one more            target-aware attention
 crosses of the vectors -> mixer of experts              (B, T, K), one vector a task
 a tower a task -> logits                                (B, T)
-a monotone map a task -> calibrated logits              (B, T), fitted on rows that nothing else learns from
+a monotone map a task -> calibrated logits              (B, T), fitted on rows that the ranker does not learn from
 """
 
 from __future__ import annotations

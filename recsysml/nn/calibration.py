@@ -20,6 +20,9 @@ N_KNOTS = 512
 SHAPES = CALIBRATIONS
 # how far the isotonic table reaches before it is fitted, where it is the identity but for what lies between knots
 _FURTHEST = 15.0
+# what the table rises by beside its fit, as a share of 1 + |logit|, from its middle to an end, and beyond its ends in
+# all: less than 0.001 of any probability, and so that rows which the fit takes for alike keep their order in float32
+_RISE, _RISE_BEYOND = 0.002, 0.001
 # softplus of it is 1
 _ONE = math.log(math.e - 1)
 
@@ -91,7 +94,10 @@ class IsotonicLayer(nn.Module):
 
 
 class IsotonicTable(nn.Module):
-    """The fit of an isotonic regression as a table: probabilities at logits, straight between, flat beyond the ends."""
+    """The fit of an isotonic regression as a table: probabilities at logits, straight between, flat beyond the ends.
+
+    Flat stretches would tie the rows in them and so move every measure of order: hence a slight rise along the knots.
+    """
 
     at: Tensor  # (K, n_knots) logits, rising; a task with fewer knots repeats its last
     probability: Tensor  # (K, n_knots), strictly between 0 and 1
@@ -105,12 +111,15 @@ class IsotonicTable(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         z = logits.t().contiguous()  # (K, B)
         last = self.at.shape[1] - 1
-        right = torch.searchsorted(self.at, z, right=True).clamp(max=last)
-        left = (right - 1).clamp(min=0)
+        right = torch.searchsorted(self.at, z, right=True).clamp(1, last)
+        left = right - 1
         begin, end = self.at.gather(1, left), self.at.gather(1, right)
         share = torch.where(end > begin, (z - begin) / (end - begin).clamp(min=1e-30), 1.0).clamp(0, 1)
         p = torch.lerp(self.probability.gather(1, left), self.probability.gather(1, right), share)
-        return torch.logit(p).t()
+        along = 2 * (left + share) / last - 1  # from -1 to 1, as quick as there are knots
+        beyond = z - z.clamp(self.at[:, :1], self.at[:, -1:])
+        fit = torch.logit(p)
+        return (fit + _RISE * along * (1 + fit.abs()) + _RISE_BEYOND * beyond / (1 + beyond.abs())).t()
 
 
 class CohortBias(nn.Module):

@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsysml.data.impression_data import ImpressionTable
+from recsysml.data.impression_data import CALIBRATION, ImpressionTable
 from recsysml.nn.calibration import Calibration, IsotonicLayer, IsotonicTable, Platt
+from recsysml.ranking.opening import Opened
 from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
+# split -> which rows the map that judges it is fitted to, as the protocol says it
+CALIBRATED_ON = {"val": CALIBRATION, "test": "all held out before it"}
 # rows of the rarer answer below which a task's map would be that of a few rows
 MIN_OF_EACH = 10
 # of Platt's map: less of it would leave ties in float32
@@ -107,6 +110,34 @@ def calibrate(
     fitted = fit_calibration(kind, z, held_out_labels(model, table, rows), cohorts, sizes, model.tasks)
     model.calibration.load_state_dict(fitted.state_dict())
     return True
+
+
+def rows_of_map(split: str, table: ImpressionTable) -> tuple[int, int]:
+    """Rows from and to that the map by which a split is judged is fitted to, none of them the split's own: of val the
+    later half beside it, of test all that is held out before it. The latter is kept with the checkpoint."""
+    return table.bounds[CALIBRATION] if split == "val" else table.held_out
+
+
+def map_to_judge(
+    opened: Opened, split: str, table: ImpressionTable, *, batch_size: int, device: torch.device | str
+) -> dict[str, str]:
+    """Gives an opened ranker the map that a split of its own data is judged by in training, where its own has seen the
+    split. Returns, for the protocol, which rows the maps that judge val and test are fitted to."""
+    model = opened.model
+    if opened.fingerprint != table.fingerprint:
+        if split == "val" and model.calibration is not None:
+            logger.warning(
+                "the checkpoint learnt from other data, or from these cut otherwise: rows of val may be among those"
+                " that its calibration was fitted to"
+            )
+        return dict.fromkeys(CALIBRATED_ON, "what the checkpoint has seen")
+    rows = rows_of_map(split, table)
+    if rows != table.held_out and model.calibration is not None and model.config.calibration_fit == "post_hoc":
+        begin = Calibration(**model.calibration.settings).state_dict()
+        model.calibration.load_state_dict(begin)  # what stays where there is nothing to fit to
+        calibrate(model, table, rows, batch_size=batch_size, device=device)
+        logger.info("val is judged by a map of the rows after it, as in training: the checkpoint's own has seen val")
+    return CALIBRATED_ON
 
 
 def held_out_labels(model: Any, table: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
@@ -199,8 +230,8 @@ def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]
     calibration = Calibration("isotonic", z.shape[1], cohort_sizes).double()
     assert isinstance(calibration.shape, IsotonicTable)
     size = calibration.shape.at.shape[1]
-    knots = [_thinned(*pair, size) for pair in knots]
     for task, (at, p) in enumerate(knots):
+        at, p = _sized(at, p, size, z[:, task].numpy())
         nearest = 0.5 / max(2, int(counted[:, task].sum()))
         for buffer, values in ((calibration.shape.at, at), (calibration.shape.probability, p)):
             padded = np.pad(values, (0, size - len(values)), mode="edge")
@@ -210,10 +241,15 @@ def _isotonic(z: Tensor, y: Tensor, counted: Tensor, cohort_sizes: Sequence[int]
     return calibration
 
 
-def _thinned(at: np.ndarray, p: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `size` of the knots, evenly among them, the first and the last kept."""
-    kept = np.unique(np.linspace(0, len(at) - 1, min(size, len(at))).round().astype(np.int64))
-    return at[kept], p[kept]
+def _sized(at: np.ndarray, p: np.ndarray, size: int, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `size` knots: evenly among those there are, the first and the last kept, or more where rows z (n,) are,
+    on the lines between, so that a flat stretch of many rows has many."""
+    if len(at) >= size:
+        kept = np.unique(np.linspace(0, len(at) - 1, size).round().astype(np.int64))
+        return at[kept], p[kept]
+    inside = z[(z > at[0]) & (z < at[-1])]
+    more = np.union1d(at, np.quantile(inside, np.linspace(0, 1, size - len(at))) if len(inside) else at)
+    return more, np.interp(more, at, p)
 
 
 def isotonic_knots(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,14 @@ def record_calibrations(
             + f", of a perfect model {floor['perfect']:.4f} ± {floor['perfect_spread']:.4f}"
         )
     if found:
-        first, served = (
-            float(np.mean([getattr(one, curve)["ece"][0] for one in found.values()])) for curve in ("first", "served")
-        )
-        others = {} if raw is None else {"uncalibrated": first}
-        run.metric(f"{split}/ece", served, stderr=None, n=stop - start, better="lower", baselines=others)
+        of_tasks = [one.served["ece"] for one in found.values()]
+        others = {"perfect": float(np.mean([own["perfect"] for *_, own in of_tasks]))}
+        if raw is not None:
+            others["uncalibrated"] = float(np.mean([one.first["ece"][0] for one in found.values()]))
+        # of a mean of what tasks have each for itself
+        spread = math.sqrt(sum(own["perfect_spread"] ** 2 for *_, own in of_tasks)) / len(of_tasks)
+        mean = float(np.mean([value for value, *_ in of_tasks]))
+        run.metric(f"{split}/ece", mean, stderr=spread, n=stop - start, better="lower", baselines=others)
         write_section(run, split, found)
     return "\n".join(said)
 

@@ -79,7 +79,7 @@ class RankingEvalConfig:
     headline: ClassVar[tuple[str, ...]] = ("val/ne", "val/auc", "test/ece")
 
     kind: str = "ranking"
-    # val or test; a map that was fitted to the finished model has seen val
+    # val or test; val is judged by a map of the rows after it, as the checkpoint's own has seen val
     split: str = "test"
     # the methods run beside the model: base_rate is `baseline`, the others are `baselines`
     baselines: list[str] = field(default_factory=lambda: list(RANKING_BASELINES))

@@ -20,7 +20,7 @@ from recsysml.engine.distributed import World
 from recsysml.engine.loop import Task, fit
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
-from recsysml.ranking.calibrating import calibrate, enough, held_out_labels
+from recsysml.ranking.calibrating import calibrate, enough, held_out_labels, rows_of_map
 from recsysml.ranking.calibration_losses import CalibrationLosses, held_out_loss
 from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
@@ -42,6 +42,7 @@ def train(config: RunConfig, run: Any) -> None:
 
 def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     settings = config.trainer
+    config.model.check_trainer(settings, world.size)  # a config made in code has passed no check
     record_reward = None
     if isinstance(config.eval, TrueRewardEvalConfig):
         lazy.resolve("recsysml.evals.true_reward:check")(config)
@@ -121,8 +122,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     chosen = record.put_chosen_back(model, folder, table.fit_range)
     simple = evals.baselines(config.eval.baselines, table, ["val", "test"], model.tasks)
     # val is judged by a map that has not seen it, test by the one that is kept, of twice as many rows
-    for split, rows in (("val", table.bounds[CALIBRATION]), ("test", table.held_out)):
-        if calibrate(model, table, rows, **how) and split == "test":
+    for split in ("val", "test"):
+        if calibrate(model, table, rows_of_map(split, table), **how) and split == "test":
             checkpoint.replace_weights(folder / chosen, checkpoint.weights(model))
         evals.judge_and_record(run, split, model, table, simple[split], **how)
         if record_reward:

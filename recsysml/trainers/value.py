@@ -24,6 +24,10 @@ logger = logging.getLogger("recsysml")
 def train(config: RunConfig, run: Any) -> None:
     """Find the weights on val, which no ranker has learnt from, write checkpoints/best, judge val and test.
 
+    Probabilities are as the ranker serves them, by the map that is kept with it, although that was fitted to val too:
+    weights belong to the probabilities that they will weigh, and what they are searched by, the shares of importance,
+    reads no label. What val says of labels (NDCG) is of rows the map has seen: test is what is to be believed.
+
     `config` is resolved. With `model.weights` or `model.expression` there is nothing to find, only to judge. Under
     torchrun only the main process works: `run` is None in the others.
     """

@@ -52,7 +52,10 @@ def test_the_table_lies_on_its_knots_and_straight_between() -> None:
     table.probability.copy_(torch.tensor([[0.1, 0.3, 0.9], [0.2, 0.6, 0.6]]))
     z = torch.tensor([[-5.0, -5.0], [-1.0, 0.0], [1.0, 0.5], [2.0, 1.0], [9.0, 9.0]])
     expected = torch.tensor([[0.1, 0.2], [0.1, 0.2], [0.6, 0.4], [0.9, 0.6], [0.9, 0.6]])
-    torch.testing.assert_close(torch.sigmoid(table(z)), expected)
+    torch.testing.assert_close(torch.sigmoid(table(z)), expected, atol=1e-3, rtol=0)
+    table.probability[:] = 0.3
+    rising = torch.linspace(-9, 12, 2000)[:, None].expand(-1, 2)
+    assert (table(rising).diff(dim=0) > 0).all() and (torch.sigmoid(table(rising)) - 0.3).abs().max() < 1e-3
 
 
 def test_cohort_shifts_are_looked_up_and_added() -> None:

@@ -8,6 +8,7 @@ import torch
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from recsysml.metrics.calibration import cohort_gaps, expected_calibration_error, multicalibration_error
 from recsysml.nn.calibration import Calibration
@@ -46,8 +47,31 @@ def test_isotonic_is_scikit_learns(seed: int) -> None:
         model = IsotonicRegression(out_of_bounds="clip").fit(z[:, task], y[:, task])
         expected = model.predict(fresh[:, task])
         np.testing.assert_allclose(np.interp(fresh[:, task], *isotonic_knots(z[:, task], y[:, task])), expected)
-        # the layer keeps half a row away from 0 and 1
-        np.testing.assert_allclose(found[:, task], expected, atol=0.5 / 600 + 1e-5)
+        # the layer keeps half a row away from 0 and 1, and rises by a little where the regression is flat
+        np.testing.assert_allclose(found[:, task], expected, atol=0.5 / 600 + 1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_isotonic_leaves_the_order_as_it_was_and_moves_no_probability_beyond_a_thousandth(seed: int) -> None:
+    """A common task, a rarer one, a rare one, and one whose order is upside down: a single flat stretch."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(24_000, 4)) + np.array([0.0, -2.0, -5.0, 0.0])
+    z = z.astype(np.float32).astype(np.float64)
+    truth = expit(z * [1.0, 1.0, 1.0, -1.0])
+    y = (rng.random(truth.shape) < truth).astype(float)
+    held, test = slice(0, 4000), slice(4000, None)
+    found = apply(fit_calibration("isotonic", z[held], y[held]), z[test])
+    for task in range(4):
+        model = IsotonicRegression(out_of_bounds="clip").fit(z[held, task], y[held, task])
+        expected = np.clip(model.predict(z[test, task]), 0.5 / 4000, 1 - 0.5 / 4000)
+        np.testing.assert_allclose(expit(found[:, task]), expected, atol=1e-3)
+        order = np.argsort(z[test, task], kind="stable")
+        assert np.diff(found[order, task]).min() >= 0
+        auc = roc_auc_score(y[test, task], z[test, task])
+        assert roc_auc_score(y[test, task], found[:, task]) == pytest.approx(
+            auc, abs=1e-5 if task == 2 else 1e-6
+        )  # a rare task's AUC counts pairs by 1e-6
+        assert abs(roc_auc_score(y[test, task], expected) - auc) > 3e-5  # which ties move
 
 
 @pytest.mark.parametrize("kind", ["temperature", "platt", "beta", "isotonic", "isotonic_layer"])

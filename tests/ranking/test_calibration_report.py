@@ -1,6 +1,7 @@
 """What a run shows of a task's calibration: metrics against the first curve, a picture, a section that can be read."""
 
 import numpy as np
+import pytest
 
 from recsysml import sections
 from recsysml.data.impressions import load_impressions
@@ -61,18 +62,31 @@ def test_raw_alone_names_the_cohort_that_is_off(tmp_path):
 def test_a_hashed_cohort_is_named_by_its_bucket(tmp_path):
     rng = np.random.default_rng(3)
     country, shown = rng.integers(0, 40, 2500), rng.random(2500) < 0.4
-    rows = [f"{c},{c % 3},{int(y)}" for c, y in zip(country, shown, strict=True)]
-    (tmp_path / "rows.csv").write_text("\n".join(["country,device,click", *rows]))
+    like = rng.random(2500) < 0.1
+    rows = [f"{c},{c % 3},{int(y)},{int(z)}" for c, y, z in zip(country, shown, like, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["country,device,click,like", *rows]))
     config = ImpressionsConfig(
         path=str(tmp_path / "rows.csv"), sparse=["country", "device"], cohorts=["country", "device"],
-        hashed={"country": 5}, labels={"click": "binary"},
+        hashed={"country": 5}, labels={"click": "binary", "like": "binary"},
     )  # fmt: skip
     table = load_impressions(config)
     start, stop = table.bounds["test"]
     run = Run.create(tmp_path, "train", "mtml", argv=[], config={}, overrides=[])
-    record_calibrations(run, "test", rng.normal(size=(stop - start, 1)), None, table, ["click"])
+    served, raw = rng.normal(size=(2, stop - start, 2))
+    record_calibrations(run, "test", served - [0, 2], raw - [0, 3], table, ["click", "like"])
     run.finish("ok")
-    assert run.record["metrics"]["test/ece"]["value"] == run.record["metrics"]["test/click/ece"]["value"]
+    metrics = run.record["metrics"]
+    mean, click, like_ = (metrics[f"test/{name}ece"] for name in ("", "click/", "like/"))
+    for found, name in ((mean["value"], "value"), (mean["baselines"]["perfect"], "perfect")):
+        assert found == pytest.approx((click[name] + like_[name]) / 2) != pytest.approx(click[name], rel=0.02)
+    assert mean["stderr"] == pytest.approx(np.hypot(click["stderr"], like_["stderr"]) / 2)
+    for place, task in enumerate(("click", "like")):  # bin by bin, in a loop of its own
+        labels, p = table.labels[start:stop, place], 1 / (1 + np.exp(-(raw - [0, 3])[:, place]))
+        gaps = [abs((p - labels)[(p >= k / 15) & (p < (k + 1) / 15)].sum()) for k in range(15)]
+        wanted = sum(gaps) / (stop - start)
+        assert metrics[f"test/{task}/ece"]["baselines"]["uncalibrated"] == pytest.approx(wanted)
+    both = [metrics[f"test/{task}/ece"]["baselines"]["uncalibrated"] for task in ("click", "like")]
+    assert mean["baselines"]["uncalibrated"] == pytest.approx(np.mean(both)) != pytest.approx(mean["value"], rel=0.05)
     table_of = sections.read(run.path / "sections" / "calibration_test.json")["parts"][-1]
     named = {row[1] for row in table_of["rows"]}
     assert {f"device={d}" for d in range(3)} < named and any(name.startswith("country=") for name in named)
