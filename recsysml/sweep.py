@@ -93,7 +93,7 @@ def summary(folder: Path, jobs: Sequence[Job], argv: Sequence[str], since: str =
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The finished job whose first headline metric is best; None unless all finished jobs have that metric.
+    """The finished job whose first headline metric is best, the first of equals; None unless all finished jobs have it.
 
     A value that is not to be believed is never the best one.
     """
@@ -109,7 +109,8 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not scored:
         return None
     better = done[0][1]["metrics"][name]["better"]
-    value, index = max(scored) if better == "higher" else min(scored)
+    sign = -1 if better == "higher" else 1
+    value, index = min(scored, key=lambda entry: (sign * entry[0], entry[1]))
     return {"metric": name, "better": better, "value": value, "job": index, "run": rows[index]["run"]}
 
 

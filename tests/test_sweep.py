@@ -256,6 +256,9 @@ def test_best(better: str) -> None:
     assert found["value"] == (3.0 if better == "higher" else 1.0)
     assert sweep.best([row(1.0), row(2.0, name="other")]) is None  # different metrics have no best
     assert sweep.best([row(1.0, "failed")]) is None
+    tied = sweep.best([row(1.0), row(2.0), row(1.0), row(2.0)])
+    assert tied is not None
+    assert tied["job"] == (1 if better == "higher" else 0)
     for place, value in ((found["job"], 2.0), (0, 1.0 if better == "higher" else 3.0)):
         rows[place]["metrics"]["m"]["unreliable"] = "few effective requests"  # whatever it says, it never wins
         second = sweep.best(rows)

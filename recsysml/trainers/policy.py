@@ -60,7 +60,7 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
         run.set_environment(machine.describe())
         run.save()
         logger.info(
-            "%s: %s parameters on %s, %s threads; %s slates of %s to learn from, up to %s candidates, reward %s",
+            "%s: %s parameters on %s, threads: %s; %s slates of %s to learn from, up to %s candidates, reward %s",
             *(config.model.name, f"{begun.parameters:,}", device.device_name(machine.device), torch.get_num_threads()),
             *(f"{log.fitted[1] - log.fitted[0]:,}", log.name, log.mask.shape[1]),
             " + ".join(f"{weight:g} {task}" for task, weight in rewards.items()),
