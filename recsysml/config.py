@@ -339,10 +339,13 @@ def read_run(run: Path) -> RunConfig:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{run}: there is no config.yaml; it is not a run directory.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{file} is damaged at line {line}: {error.problem}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: it holds no config.")
+        raise ConfigError(f"{file} is damaged: it holds no config.")
     try:
         return from_dict(tree)
     except ConfigError as error:

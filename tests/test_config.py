@@ -286,6 +286,11 @@ def test_a_written_config_is_read_back_equal(tmp_path: Path) -> None:
     assert config.read_run(tmp_path) == made
     with pytest.raises(ConfigError, match="not a run directory"):
         config.read_run(tmp_path / "nowhere")
+    for damage, where in (("seed: 1\nthreads", "line 2"), ("[]", "no config"), ("seed: [1", "line 1")):
+        (tmp_path / "config.yaml").write_text(damage)
+        with pytest.raises(ConfigError, match=rf"config\.yaml is damaged.*{where}") as caught:
+            config.read_run(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_no_global_state_is_left() -> None:
