@@ -25,8 +25,10 @@ class ImpressionBatches:
         rank: int = 0,
         world_size: int = 1,
         by_request: bool = False,
+        rows_per_user: int = 1,
     ) -> None:
-        """rows: from and to. by_request: the order is one of requests, whose rows stay side by side.
+        """rows: from and to. by_request: the order is one of requests, whose rows stay side by side. rows_per_user: so
+        many rows of a user do.
 
         Raises DataError where there are no rows.
         """
@@ -34,8 +36,14 @@ class ImpressionBatches:
             raise DataError(f"{table.name}: there is no impression to learn from")
         self.inputs = ImpressionInputs(table, context_length)
         self.start = rows[0]
-        groups = np.unique(table.requests[rows[0] : rows[1]], return_inverse=True)[1] if by_request else None
-        self.order = RowOrder(rows[1] - rows[0], batch_size, seed, rank, world_size, groups)
+        whose = None
+        if by_request:
+            whose = table.requests
+        elif rows_per_user > 1:
+            whose = table.cohort(str(table.shape.user))
+        groups = None if whose is None else np.unique(whose[rows[0] : rows[1]], return_inverse=True)[1]
+        run = None if by_request else rows_per_user
+        self.order = RowOrder(rows[1] - rows[0], batch_size, seed, rank, world_size, groups, run)
 
     def rows(self, i: int) -> np.ndarray:
         """(b,) rows of the table in batch i, for this process; b = batch_size / world_size."""
@@ -73,13 +81,13 @@ class ImpressionInputs:
         table = self.table
         bags = [bag.last(rows, self.bag_width)[..., 0] for bag in table.bags]  # (B, W) each
         arrays = (
-            table.dense[rows],
+            table.dense.take(rows, axis=0),
             table.vectors[table.vector_rows[rows]],
-            table.sparse[rows],
+            table.sparse.take(rows, axis=0),
             np.stack(bags, axis=1) if bags else np.zeros((len(rows), 0, 0), np.int64),
             table.history.last(rows, self.context_length),
             table.positions[rows],
             table.requests[rows],
-            table.labels[rows],
+            table.labels.take(rows, axis=0),
         )
         return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)

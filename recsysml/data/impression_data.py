@@ -78,6 +78,7 @@ class RawImpressions:
     vector_rows: np.ndarray | None = None  # (N,) which of the V
     positions: np.ndarray | None = None  # (N,) int64 from 0
     user: str | None = None
+    of_user: int = 0  # of `sparse` the first so many are of the user alone
     target: str | None = None
     cohorts: list[str] = field(default_factory=list)
     hashed: dict[str, int] = field(default_factory=dict)
@@ -241,6 +242,7 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
         },
         target=raw.target,
         user=raw.user,
+        of_user=raw.of_user,
         cohorts=raw.cohorts,
         positions=n_positions,
         tasks=raw.task_types,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("recsysml")
 
-FORMAT = 1
+FORMAT = 2
 # label -> its column
 LABELS = {
     "click": "is_click",
@@ -91,7 +91,8 @@ def read(config: KuaiRandConfig) -> RawImpressions:
     response = np.zeros(len(rows), np.int64)  # a bit a response
     for bit, values in enumerate(responses.values()):
         response += values.astype(np.int64) << bit
-    ids: dict[str, polars.Series] = {"user": rows["user_id"], "video": rows["video_id"]}
+    of_user: dict[str, polars.Series] = {"user": rows["user_id"]}
+    ids: dict[str, polars.Series] = {"video": rows["video_id"]}
     ids |= {"hour": _texts(numbers["hourmin"] // 100), "weekday": _texts((times / 3600 + _ZONE_HOURS) // 24 % 7)}
     dense = {"log_duration": np.log1p(numbers["duration_ms"] / 1000), "log_past": np.log1p(stops - starts)}
     for name, values in responses.items():
@@ -100,7 +101,7 @@ def read(config: KuaiRandConfig) -> RawImpressions:
     if config.users_path:
         table = tables.find(config.name, "data.users_path", config.users_path)
         known_users = _by_row(tables.read(table, ("user_id", *_USER_NUMBERS, *_USER_IDS)), rows["user_id"])
-        ids |= {name: known_users[name] for name in _USER_IDS}
+        of_user |= {name: known_users[name] for name in _USER_IDS}
         dense |= {f"log_{name}": np.log1p(np.maximum(_numbers(known_users[name], table), 0)) for name in _USER_NUMBERS}
     files = [path, *([table] if config.users_path else [])]
     return RawImpressions(
@@ -112,11 +113,12 @@ def read(config: KuaiRandConfig) -> RawImpressions:
         users,
         times,
         dense=dense,
-        sparse=ids,
+        sparse=of_user | ids,
         history={"past_video": rows["video_id"][of], "past_response": _texts(response[of])},
         history_starts=starts,
         history_stops=stops,
         user="user",
+        of_user=len(of_user),
         target="video",
         cohorts=["user_active_degree", "hour"] if config.users_path else ["hour"],
         fit_range=config.fit_range,

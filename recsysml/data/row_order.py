@@ -23,12 +23,14 @@ class RowOrder:
         rank: int = 0,
         world_size: int = 1,
         groups: np.ndarray | None = None,
+        run: int | None = None,
     ) -> None:
-        """groups (n,), numbered from 0: the order is one of groups, and the rows of each stay side by side."""
+        """groups (n,), numbered from 0: the order is one of groups, and the rows of each stay side by side, in the
+        order they have. run: of a group so many rows, drawn anew in every epoch, stay side by side, and no more."""
         assert n > 0, "there is no row to draw"
         assert batch_size % world_size == 0, "a batch must divide among the processes"
         self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
-        self.groups = groups
+        self.groups, self.run = groups, run
         self._epochs = Epochs(self._epoch)
 
     def __call__(self, i: int) -> np.ndarray:
@@ -46,5 +48,14 @@ class RowOrder:
         random = np.random.default_rng([self.seed, epoch])
         if self.groups is None:
             return random.permutation(self.n)
-        places = random.permutation(int(self.groups.max()) + 1)
-        return np.argsort(places[self.groups], kind="stable")
+        if self.run is None:
+            places = random.permutation(int(self.groups.max()) + 1)
+            return np.argsort(places[self.groups], kind="stable")
+        rows = random.permutation(self.n)
+        rows = rows[np.argsort(self.groups[rows], kind="stable")]  # group by group, each shuffled
+        counts = np.bincount(self.groups)
+        place = np.arange(self.n) - np.repeat(np.cumsum(counts) - counts, counts)  # within its group
+        begins = np.flatnonzero(place % self.run == 0)  # of runs
+        chosen = random.permutation(len(begins))
+        lengths = np.diff(begins, append=self.n)[chosen]
+        return rows[np.repeat(begins[chosen] - (np.cumsum(lengths) - lengths), lengths) + np.arange(self.n)]

@@ -184,6 +184,7 @@ def fit(
             tensors = checkpoint.weights(model)
             checkpoint.save(root, step, tensors, state, metadata, keep=config.keep_checkpoints, is_best=is_best)
 
+    parameters = list(model.parameters())
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
@@ -221,7 +222,7 @@ def fit(
             # clip, step
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-            norm = optim.clip(model.parameters(), config.grad_clip)
+            norm = optim.clip(parameters, config.grad_clip)
             # one scale for all of them: where the gradients of one optimiser overflowed, no other may step on what
             # clipping by an infinite norm left of its own
             overflow = scaler.is_enabled() and not math.isfinite(norm.item())

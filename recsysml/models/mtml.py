@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recsysml.errors import ConfigError
 from recsysml.nn.calibration import Calibration
 from recsysml.nn.crosses import make_interaction
+from recsysml.nn.deduplicated import Deduplicated, alike
 from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture
 from recsysml.nn.field_embedding import FieldEmbedding
 from recsysml.nn.mixers import make_mixer
@@ -61,6 +62,10 @@ class MTML(nn.Module):
         self.cohort = CohortEmbedding((n_vectors - 1) * width, config.n_cohorts, width) if cohorts else None
         self.mixture = GatedMixture() if kind == "mixture" else None
 
+        # a layer reads the vectors as they are: what the rows of a user share it can multiply once for all of them
+        as_they_are = config.interaction == "concat" and kind == "id_table"
+        self.n_shared = shape.of_user if as_they_are else 0
+
         self.interaction = make_interaction(config.interaction, n_vectors, width, config.n_cross_layers)
         inputs = int(self.interaction.width) + len(shape.dense)  # type: ignore[arg-type]
         self.mixer = make_mixer(
@@ -101,7 +106,8 @@ class MTML(nn.Module):
         """dense (B, F), vectors (B, E, D), sparse (B, S), bags (B, G, W), history (B, H, Q), positions (B,) or None ->
         logits (B, T). Ids below 0 in bags and history are padding."""
         x = self.mixer(self.features(dense, vectors, sparse, bags, history))  # (B, T, K)
-        logits = torch.cat([tower(x[:, task]) for task, tower in enumerate(self.towers)], dim=1).float()  # (B, T)
+        logits = torch.cat([tower(own) for tower, own in zip(self.towers, x.unbind(1), strict=True)], dim=1)
+        logits = logits.float()  # (B, T)
         if self.position is None or positions is None:
             return logits
         placed = self.position(logits, positions)
@@ -110,14 +116,18 @@ class MTML(nn.Module):
             placed = torch.where(torch.tensor(conditional, device=logits.device), logits, placed)
         return placed
 
-    def features(self, dense: Tensor, vectors: Tensor, sparse: Tensor, bags: Tensor, history: Tensor) -> Tensor:
+    def features(
+        self, dense: Tensor, vectors: Tensor, sparse: Tensor, bags: Tensor, history: Tensor
+    ) -> Tensor | Deduplicated:
         """(B, C): everything that is known of an impression, before any task."""
         hidden = None
         if self.user is not None and self.training and self.config.user_dropout:
             hidden = torch.rand(len(sparse), device=sparse.device) < self.config.user_dropout
             sparse = sparse.clone()
             sparse[:, self.user] = sparse[:, self.user].masked_fill(hidden, 0)
-        found = [self.embedding(sparse, self.sparse)]  # (B, S, D)
+        groups = alike(sparse[:, : self.n_shared]) if self.n_shared else None
+        rest = 0 if groups is None else self.n_shared
+        found = [self.embedding(sparse[:, rest:], self.sparse[rest:])]  # (B, S, D)
         if self.bags:
             found.append(self.embedding.pooled(bags, self.bags))
         if self.dense is not None:
@@ -126,12 +136,16 @@ class MTML(nn.Module):
             found.append(project(vectors[:, place])[:, None])
         if self.attention is not None:
             events = self.embedding.summed(history, self.event_fields)  # (B, H, D)
-            target = found[0][:, self.sparse.index(str(self.shape.target))]
+            target = found[0][:, self.sparse.index(str(self.shape.target)) - rest]
             found.append(self.attention(target, events, history[..., 0] >= 0)[:, None])
         together = torch.cat([part.to(found[0].dtype) for part in found], dim=1)  # (B, E, D)
         if self.user is not None and (self.memory is not None or self.cohort is not None):
             together = self._with_user(together, sparse[:, self.user], (history[..., :1] >= 0).sum(dim=(1, 2)))
-        return torch.cat([self.interaction(together), dense], dim=1)
+        own = self.interaction(together)
+        if groups is None:
+            return torch.cat([own, dense], dim=1)
+        common = self.embedding(sparse[groups.first, :rest], self.sparse[:rest])  # (U, A, D)
+        return Deduplicated(common.flatten(1), groups, own, dense)
 
     def _with_user(self, together: Tensor, users: Tensor, events: Tensor) -> Tensor:
         """together (B, E, D) with the user's vector replaced; users (B,) ids, 0 unmet; events (B,) of its past."""

@@ -1,13 +1,20 @@
-"""What several tasks share: x (B, C) -> one vector a task (B, T, K). All say `width` (K) and `shared_weight()`."""
+"""What several tasks share: x (B, C) -> one vector a task (B, T, K). All say `width` (K) and `shared_weight()`.
+
+x may be `Deduplicated`: what rows share is then multiplied once by the layers that read it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from recsysml.nn.deduplicated import Deduplicated, linear, product_dtype
 
 
 class Experts(nn.Module):
@@ -32,20 +39,46 @@ class Experts(nn.Module):
             if norm == "none":
                 self.biases.append(nn.Parameter(torch.empty(n * after).uniform_(-bound, bound)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | Deduplicated) -> Tensor:
         biases = list(self.biases) or [None] * len(self.weights)
-        x = self._activated(0, F.linear(x, self.weights[0], biases[0]))
+        x = self._activated(0, linear(inputs, self.weights[0], biases[0]))
         for layer, (weight, bias) in enumerate(zip(list(self.weights)[1:], biases[1:], strict=True), 1):
             x = F.dropout(x, self.dropout, self.training)
-            # one after the other: the gradient of a batched product copies its inputs, as they lie apart
-            own_biases = [None] * self.n if bias is None else bias.chunk(self.n)
-            own = zip(x.unbind(1), weight.chunk(self.n), own_biases, strict=True)
-            x = self._activated(layer, torch.cat([F.linear(*each) for each in own], dim=1))
+            x = self._activated(layer, _EachLinear.apply(x, weight, bias))
         return F.dropout(x, self.dropout, self.training)
 
     def _activated(self, layer: int, x: Tensor) -> Tensor:
         """x (B, n x K) -> (B, n, K), normed in float32, as a mean of squares needs it."""
-        return F.relu(self.norms[layer](x.float()) if self.norms else x).view(len(x), self.n, -1)
+        return F.relu_(self.norms[layer](x.float()) if self.norms else x).view(len(x), self.n, -1)
+
+
+class _EachLinear(torch.autograd.Function):
+    """x (B, n, K), weight (n x H, K), bias (n x H,) -> (B, n x H): to each of the n its own rows of the weight.
+
+    One after the other, as the gradient of a batched product copies its inputs, which lie apart; by hand, because
+    autograd casts and joins the gradients of the parts.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        n, dtype = x.shape[1], product_dtype(x)
+        x, low = x.to(dtype), weight.to(dtype)
+        biases = [None] * n if bias is None else bias.to(dtype).chunk(n)
+        parts = zip(x.unbind(1), low.chunk(n), biases, strict=True)
+        ctx.save_for_backward(x, low)
+        ctx.weight_dtype, ctx.biased = weight.dtype, bias is not None
+        return torch.cat([F.linear(*part) for part in parts], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight = torch.empty_like(x), weight.new_empty(weight.shape, dtype=ctx.weight_dtype)
+        parts = zip(of_x.unbind(1), of_weight.chunk(x.shape[1]), weight.chunk(x.shape[1]), strict=True)
+        for (own_x, own_weight, low), own, above in zip(parts, x.unbind(1), grad.chunk(x.shape[1], dim=1), strict=True):
+            own_x.copy_(above @ low)
+            own_weight.copy_(above.t() @ own)
+        return of_x, of_weight, grad.sum(dim=0, dtype=ctx.weight_dtype) if ctx.biased else None
 
 
 class SharedBottom(nn.Module):
@@ -58,7 +91,7 @@ class SharedBottom(nn.Module):
         self.n_tasks, self.width = n_tasks, widths[-1]
         self.bottom = Experts(1, inputs, widths, dropout, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Deduplicated) -> Tensor:
         return self.bottom(x).expand(-1, self.n_tasks, -1)
 
     def shared_weight(self) -> nn.Parameter:
@@ -77,8 +110,8 @@ class MMoE(nn.Module):
         self.experts = Experts(n_experts, inputs, widths, dropout, norm)
         self.gates = nn.Linear(inputs, n_tasks * n_experts, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gates = self.gates(x).view(len(x), self.n_tasks, -1).softmax(dim=-1)  # (B, T, n)
+    def forward(self, x: Tensor | Deduplicated) -> Tensor:
+        gates = linear(x, self.gates.weight).unflatten(1, (self.n_tasks, -1)).softmax(dim=-1)  # (B, T, n)
         experts = self.experts(x)  # (B, n, K)
         return torch.bmm(gates.to(experts.dtype), experts)
 
@@ -117,16 +150,17 @@ class PLE(nn.Module):
             if level < n_levels - 1:
                 self.shared_gates.append(nn.Linear(before, n_tasks * n_own + n_shared, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        tasks, shared = [x] * self.n_tasks, x
+    def forward(self, inputs: Tensor | Deduplicated) -> Tensor:
+        tasks: list[Any] = [inputs] * self.n_tasks
+        shared: Any = inputs
         for level, everyone in enumerate(self.shared):
             common = everyone(shared)  # (B, n_shared, K)
             own = [experts(x) for experts, x in zip(self.own[level], tasks, strict=True)]  # type: ignore[call-overload]
             before, tasks = tasks, []
             for gate, x, mine in zip(self.gates[level], before, own, strict=True):  # type: ignore[call-overload]
-                tasks.append(_gated(gate(x), torch.cat([mine, common], dim=1)))
+                tasks.append(_gated(linear(x, gate.weight), torch.cat([mine, common], dim=1)))
             if level < len(self.shared_gates):
-                shared = _gated(self.shared_gates[level](shared), torch.cat([*own, common], dim=1))
+                shared = _gated(linear(shared, self.shared_gates[level].weight), torch.cat([*own, common], dim=1))
         return torch.stack(tasks, dim=1)
 
     def shared_weight(self) -> nn.Parameter:

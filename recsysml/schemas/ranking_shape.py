@@ -21,6 +21,7 @@ class RankingShape:
     history: dict[str, int] = field(default_factory=dict)
     target: str | None = None  # the sparse feature that the past is compared with
     user: str | None = None  # the sparse feature that says who it is
+    of_user: int = 0  # the first so many sparse features are of the user alone: rows of one user share them
     cohorts: list[str] = field(default_factory=list)  # sparse features that calibration is looked at by
     positions: int = 0  # places of a slate; 0 where none are logged
     tasks: dict[str, str] = field(default_factory=dict)  # T labels: name -> binary or real

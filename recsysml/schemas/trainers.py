@@ -193,6 +193,9 @@ class RankingTrainerConfig(LoopFields):
     # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
     # there are none it is the loss
     best_by: str = "ne"
+    # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 8 where the model
+    # multiplies once what a user's rows share (model.interaction=concat, and data with columns of users), else 1
+    rows_per_user: int | None = None
     # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
     # of ten buckets of the prediction, of each cohort, and the cross-entropy within each request (RCR, Bai et al. 2023;
     # batches then hold whole requests)
@@ -205,6 +208,9 @@ class RankingTrainerConfig(LoopFields):
         one_of("trainer.best_by", self.best_by, ("ne", "auc"))
         for name in ("bucket_weight", "cohort_weight", "listwise_weight"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
+        at_least("trainer.rows_per_user", self.rows_per_user, 1)
+        if self.listwise_weight and (self.rows_per_user or 1) > 1:
+            raise ConfigError("trainer.listwise_weight takes whole requests: leave trainer.rows_per_user at 1 or null.")
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where the data has not what is to be weighed. data: a config of impressions."""
