@@ -5,6 +5,7 @@ It knows nothing of language or recommendations. A trainer hands it a `Task`, wh
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -185,6 +186,8 @@ def fit(
             checkpoint.save(root, step, tensors, state, metadata, keep=config.keep_checkpoints, is_best=is_best)
 
     parameters = list(model.parameters())
+    gc.collect()
+    gc.freeze()  # what is there by now stays: not to be looked through again every few steps
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
