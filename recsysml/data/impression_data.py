@@ -36,6 +36,8 @@ class Ragged:
 
     def last(self, rows: np.ndarray, n: int) -> np.ndarray:
         """(R, n, Q) int64: the last n of each row's values, oldest first from the left, then PADDING."""
+        if n == 0:
+            return np.empty((len(rows), 0, self.values.shape[1]), np.int64)
         stops = self.stops[rows]
         begins = np.maximum(self.starts[rows], stops - n)
         places = begins[:, None] + np.arange(n)  # (R, n)
@@ -185,11 +187,14 @@ def past(
 
 
 def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> ImpressionTable:
-    """The table of what was read. Without `encoder` one is fitted on the rows that are learnt from.
+    """The table of what was read. Without `encoder` one is fitted on the rows that are learnt from; with one columns
+    that it was not fitted to are left out.
 
     Raises DataError for a label outside 0 and 1, a number that is none, and a task that has one answer only.
     """
     fitting = encoder is None
+    if encoder is not None:
+        raw = _known(raw, encoder)
     raw = replace(raw, bounds=with_calibration(raw.bounds, raw.requests))
     _check_rows(raw, fitting)
     learnt = slice(raw.bounds["train"][0], raw.bounds["train" if raw.fit_range == "train" else "val"][1])
@@ -268,6 +273,17 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
     )
     _report(raw, table, learnt, fitting)
     return replace(table, fingerprint=_fingerprint(raw, table))
+
+
+def _known(raw: RawImpressions, encoder: ImpressionEncoder) -> RawImpressions:
+    """Without the columns that are not known to the encoder."""
+    kept = {*encoder.scales, *encoder.vocabularies, *encoder.buckets}
+    kept |= {name for name, kind in raw.task_types.items() if kind == "binary"}
+    parts = {kind: getattr(raw, kind) for kind in ("dense", "sparse", "bags", "labels", "task_types")}
+    if dropped := sorted({name for part in parts.values() for name in part} - kept):
+        log.info("%s: not read, as the ranker was trained without: %s", raw.name, ", ".join(dropped))
+    known: dict[str, Any] = {kind: {name: part[name] for name in part if name in kept} for kind, part in parts.items()}
+    return replace(raw, **known)
 
 
 def _check_rows(raw: RawImpressions, fitting: bool) -> None:

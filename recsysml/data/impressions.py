@@ -78,6 +78,8 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
     history, starts, stops = {}, None, None
     for name in config.sequences:
         history[f"{name}"], starts, stops = _lists(rows[name])
+    of_user = [str(config.user_column), *config.user_columns] if config.user_columns else []
+    sparse = [*of_user, *(name for name in config.sparse if name not in of_user)]
     settings = {name: getattr(config, name) for name in ("dense", "sparse", "bags", "sequences", "vectors", "positive")}
     return RawImpressions(
         config.name,
@@ -88,7 +90,7 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
         request,
         times,
         dense={name: _numbers(rows[name], where, strict=strict) for name in config.dense},
-        sparse={name: _ids(rows[name]) for name in config.sparse},
+        sparse={name: _ids(rows[name]) for name in sparse},
         bags={name: _lists(rows[name]) for name in config.bags},
         history=history,
         history_starts=starts,
@@ -97,6 +99,7 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
         vector_rows=np.arange(len(rows)) if config.vectors else None,
         positions=None if positions is None else positions[order],
         user=config.user_column,
+        of_user=len(of_user),
         target=config.target_column,
         cohorts=config.cohorts,
         hashed=config.hashed,

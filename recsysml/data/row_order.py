@@ -37,6 +37,8 @@ class RowOrder:
         """(b,) rows of batch i, for this process; b = batch_size / world_size."""
         samples = np.arange(i * self.batch_size, (i + 1) * self.batch_size)[self.rank :: self.world_size]
         epochs, places = np.divmod(samples, self.n)
+        if epochs[0] == epochs[-1]:
+            return self._epochs[int(epochs[0])][places]
         found = np.empty(len(samples), np.int64)
         for epoch in np.unique(epochs):
             own = epochs == epoch

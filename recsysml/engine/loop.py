@@ -5,7 +5,6 @@ It knows nothing of language or recommendations. A trainer hands it a `Task`, wh
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from recsysml.engine.compiling import compile_loss
 from recsysml.engine.device import Machine, bf16_is_fast
 from recsysml.engine.distributed import World
 from recsysml.engine.ema import WeightAverage
+from recsysml.engine.garbage import settled
 from recsysml.engine.loader import Batch, Batches, iterate
 from recsysml.engine.progress import Progress
 from recsysml.engine.schedule import learning_rate
@@ -186,15 +186,13 @@ def fit(
             checkpoint.save(root, step, tensors, state, metadata, keep=config.keep_checkpoints, is_best=is_best)
 
     parameters = list(model.parameters())
-    gc.collect()
-    gc.freeze()  # what is there by now stays: not to be looked through again every few steps
     meter, speed_name = Meter(machine), task.unit.replace("/s", "_per_second")
     rate: float | None = None
     waiting: list[Tensor] = []  # objective and gradient norm of the steps not looked at yet
     stop_at = done if over(config, done, best_step) else config.max_steps
     ahead = iterate(batches, done, stop_at, machine.device, config.loader_workers)
     bar = Progress(config.max_steps, done, unit=task.unit, mode=_mode(progress, world))
-    with StopRequest() as stop, bar as shown, closing(ahead):
+    with StopRequest() as stop, bar as shown, closing(ahead), settled():
         model.train()
         if resume is None:
             save(0, evaluate(0))

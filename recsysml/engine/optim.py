@@ -35,9 +35,10 @@ def build(model: nn.Module, config: Any, *, bf16: bool) -> list[torch.optim.Opti
     taken = {id(matrix) for matrix in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     quick = {id(p) for p in getattr(model, "quick_parameters", list)()}
+    decays = 2 if config.weight_decay else 0  # without a decay all are one group, and one kernel's work
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2 and id(p) not in quick], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2 and id(p) not in quick], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= decays and id(p) not in quick], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < decays and id(p) not in quick], "weight_decay": 0.0},
         {"params": [p for p in rest if id(p) in quick], "weight_decay": 0.0, "lr_scale": 3.0},
     ]
     betas = (config.beta1, config.beta2)

@@ -21,7 +21,7 @@ from recsysml.models.ranking_baselines import BASELINES
 from recsysml.ranking.baseline_features import baseline_features
 from recsysml.ranking.calibrating import CALIBRATED_ON, map_to_judge
 from recsysml.ranking.calibration_report import record_calibrations
-from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.opening import arranged, open_ranker
 from recsysml.ranking.scoring import logits
 
 logger = logging.getLogger("recsysml")
@@ -244,7 +244,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     opened = open_ranker(checkpoint_dir, machine.device)
     load = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")
-    table: ImpressionTable = load(config.data, opened.encoder)
+    table = arranged(load(config.data, opened.encoder), opened)
     split = config.eval.split
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)

@@ -27,7 +27,7 @@ from recsysml.engine import device
 from recsysml.errors import ConfigError
 from recsysml.models.value_model import ValueModel
 from recsysml.ranking.calibrating import map_to_judge
-from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.opening import arranged, open_ranker
 from recsysml.ranking.scoring import logits
 from recsysml.schemas.data import WorldConfig
 
@@ -153,7 +153,7 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     check(config)
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     opened = open_ranker(checkpoint_dir, machine.device)
-    table = load_impressions(config.data, opened.encoder)
+    table = arranged(load_impressions(config.data, opened.encoder), opened)
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)
     split = config.eval.split

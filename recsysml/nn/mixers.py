@@ -160,7 +160,8 @@ class PLE(nn.Module):
             for gate, x, mine in zip(self.gates[level], before, own, strict=True):  # type: ignore[call-overload]
                 tasks.append(_gated(linear(x, gate.weight), torch.cat([mine, common], dim=1)))
             if level < len(self.shared_gates):
-                shared = _gated(linear(shared, self.shared_gates[level].weight), torch.cat([*own, common], dim=1))
+                gate = self.shared_gates[level].weight
+                shared = _gated(linear(shared, gate), torch.cat([*own, common], dim=1))  # type: ignore[arg-type]
         return torch.stack(tasks, dim=1)
 
     def shared_weight(self) -> nn.Parameter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +69,27 @@ def open_ranker(folder: Path, device: torch.device | str = "cpu") -> Opened:
         described["name"],
         sum(tensor.numel() for tensor in tensors.values()),
         found["data"]["fingerprint"],
+    )
+
+
+def arranged(table: ImpressionTable, opened: Opened) -> ImpressionTable:
+    """The table's features as a ranker reads them: a config may name them in another order, or name more.
+
+    Raises ConfigError for one that the table lacks.
+    """
+    places = {}
+    for kind in ("dense", "vectors", "sparse", "bags"):
+        names, read = list(getattr(table.shape, kind)), list(getattr(opened.shape, kind))
+        if missing := [name for name in read if name not in names]:
+            raise ConfigError(
+                f"{opened.name} reads {missing[0]}, which is none of the {kind} features of {table.name}."
+            )
+        places[kind] = [names.index(name) for name in read]
+    return replace(
+        table,
+        shape=replace(opened.shape, tasks=table.shape.tasks),
+        dense=table.dense[:, places["dense"]],
+        vectors=table.vectors[:, places["vectors"]],
+        sparse=table.sparse[:, places["sparse"]],
+        bags=[table.bags[place] for place in places["bags"]],
     )

@@ -17,7 +17,7 @@ from recsysml.errors import ConfigError
 from recsysml.models.ranking_baselines import BASELINES
 from recsysml.models.value_model import checkpoint_folder
 from recsysml.ranking.baseline_features import baseline_features
-from recsysml.ranking.opening import open_ranker
+from recsysml.ranking.opening import arranged, open_ranker
 from recsysml.ranking.scoring import logits
 
 # a table as a ranker's encoder makes it, rows from and to -> (n, T)
@@ -45,7 +45,7 @@ def open_probabilities(
         raise ConfigError(
             f"model.init_from={init_from} does not predict {unknown[0]}; it predicts {', '.join(opened.model.tasks)}."
         )
-    table = load(data, opened.encoder)
+    table = arranged(load(data, opened.encoder), opened)
     columns = [opened.model.tasks.index(task) for task in tasks]
 
     def of_ranker(rows_of: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:

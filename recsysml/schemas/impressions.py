@@ -80,6 +80,9 @@ class ImpressionsConfig(_ImpressionFields):
     # the sparse column that says who it is, and the one that says what is shown; sequences are compared with the latter
     user_column: str | None = None
     target_column: str | None = None
+    # further sparse columns that say something of the user alone: with model.interaction=concat a step multiplies what
+    # the rows of a user share once
+    user_columns: list[str] = field(default_factory=list)
     # numbers
     dense: list[str] = field(default_factory=list)
     # ids
@@ -111,6 +114,11 @@ class ImpressionsConfig(_ImpressionFields):
         self._sparse_only("data.hashed", self.hashed)
         self._sparse_only("data.cohorts", self.cohorts)
         self._sparse_only("data.user_column", [self.user_column] if self.user_column else [])
+        self._sparse_only("data.user_columns", self.user_columns)
+        if self.user_columns and not self.user_column:
+            raise ConfigError("data.user_columns say something of a user: set data.user_column.")
+        if len({self.user_column, *self.user_columns}) <= len(self.user_columns):
+            raise ConfigError(f"data.user_columns={self.user_columns}: name each once, and data.user_column not again.")
         self._sparse_only("data.target_column", [self.target_column] if self.target_column else [])
         if strangers := set(self.positive) - {name for name, kind in self.labels.items() if kind == "binary"}:
             raise ConfigError(f"data.positive: {sorted(strangers)[0]} is no binary label of data.labels.")

@@ -193,7 +193,7 @@ class RankingTrainerConfig(LoopFields):
     # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
     # there are none it is the loss
     best_by: str = "ne"
-    # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 8 where the model
+    # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 16 where the model
     # multiplies once what a user's rows share (model.interaction=concat, and data with columns of users), else 1
     rows_per_user: int | None = None
     # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
@@ -214,6 +214,8 @@ class RankingTrainerConfig(LoopFields):
 
     def check_data(self, data: Any) -> None:
         """Raise a ConfigError where the data has not what is to be weighed. data: a config of impressions."""
+        if (self.rows_per_user or 1) > 1 and getattr(data, "user_column", "") is None:
+            raise ConfigError("trainer.rows_per_user: the data names no column of users; set data.user_column.")
         if self.cohort_weight and getattr(data, "cohorts", None) == []:
             raise ConfigError("trainer.cohort_weight: the data names no cohort columns; set data.cohorts.")
 

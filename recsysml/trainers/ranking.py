@@ -75,7 +75,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         rank=world.rank,
         world_size=world.size,
         by_request=settings.listwise_weight > 0,
-        rows_per_user=settings.rows_per_user or (8 if model.n_shared else 1),
+        rows_per_user=settings.rows_per_user or (16 if model.n_shared else 1),
     )
     mapped = None
     if in_model:

@@ -72,6 +72,17 @@ def test_the_rows_of_a_request_can_stay_side_by_side(table, seed):
     assert not np.array_equal(given.rows(0), given.rows(1))
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_some_rows_of_a_user_can_stay_side_by_side(table, seed):
+    users = table.cohort("user")
+    alone = batches(table, (0, 1000), seed=seed, batch_size=100)
+    given = batches(table, (0, 1000), seed=seed, batch_size=100, rows_per_user=8)
+    assert sorted(np.concatenate([given.rows(i) for i in range(10)])) == list(range(1000))
+    counts = [[len(np.unique(users[some.rows(i)])) for i in range(10)] for some in (alone, given)]
+    assert np.mean(counts[1]) < 0.5 * np.mean(counts[0])
+    assert np.array_equal(batches(table, (0, 1000), seed=seed, batch_size=100, rows_per_user=1).rows(3), alone.rows(3))
+
+
 def test_no_rows_are_refused(table):
     with pytest.raises(DataError, match="no impression to learn from"):
         batches(table, (5, 5))

@@ -173,3 +173,24 @@ def test_a_served_encoder_counts_what_it_cannot_read(file):
     assert again.sparse[row, 0] == 0
     kept = np.arange(60) != row
     assert np.array_equal(again.dense[kept], table.dense[kept])
+
+
+def test_columns_of_the_user_come_first(file):
+    given = changed(file, town=pl.col("user").str.slice(1).cast(pl.Int64) % 2)
+    plain = impressions.load_impressions(config(given, sparse=["item", "town", "user"]))
+    assert plain.shape.of_user == 0
+    assert list(plain.shape.sparse) == ["item", "town", "user"]
+    table = impressions.load_impressions(config(given, sparse=["item", "town", "user"], user_columns=["town"]))
+    assert table.shape.of_user == 2
+    assert list(table.shape.sparse) == ["user", "town", "item"]
+    assert np.array_equal(table.sparse, plain.sparse[:, [2, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"user_columns": ["town"]}, {"user_columns": ["item"], "user_column": None}, {"user_columns": ["item", "item"]},
+     {"user_columns": ["user"]}],
+)  # fmt: skip
+def test_columns_of_the_user_are_checked(file, wrong):
+    with pytest.raises(ConfigError, match="user_column"):
+        config(file, **wrong).validate()

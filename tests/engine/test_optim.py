@@ -20,6 +20,14 @@ def test_every_parameter_has_one_place_and_decay_falls_on_matrices_only(tiny):
     assert [p.shape for p in optimizers[1].param_groups[0]["params"]] == [model.hidden.weight.shape]
 
 
+def test_without_a_decay_adamw_has_one_group(tiny):
+    model = tiny.Model()
+    (optimizer,) = optim.build(model, tiny.config(optimizer="adamw", weight_decay=0.0), bf16=False)
+    (group,) = optimizer.param_groups
+    assert sorted(map(id, group["params"])) == sorted(map(id, model.parameters()))
+    assert group["weight_decay"] == 0
+
+
 def test_fused_is_the_same_update(tiny):
     def trained(fused):
         torch.manual_seed(0)

@@ -9,6 +9,7 @@ from torch import nn
 from recsysml.errors import ConfigError
 from recsysml.losses.tasks import task_losses
 from recsysml.models.mtml import MTML
+from recsysml.nn.deduplicated import Deduplicated
 from recsysml.schemas.rankers import MTMLConfig
 from recsysml.schemas.ranking_shape import RankingShape
 from tests.models import contract
@@ -100,6 +101,47 @@ def test_the_loss_reaches_every_parameter_and_is_the_same_again(changes):
 
     contract.check_determinism(lambda: made(**changes, calibration="none"), loss)
     contract.check_gradients(lambda: made(**changes | {"user_dropout": 0.0, "calibration": "none"}), loss)
+
+
+SHARING = [
+    {"mixer": "mmoe"},
+    {"mixer": "ple", "history": "none", "norm": "batch"},
+    {"mixer": "shared_bottom", "expert_widths": [16], "weighting": "uncertainty"},
+    {"user_dropout": 0.3},
+]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("changes", SHARING, ids=str)
+def test_what_a_users_rows_share_is_multiplied_once_and_nothing_else_changes(changes, seed):
+    """Nine users' town is their own, but for one row; an evening of sixty rows."""
+    towned = {"user": 9, "town": 4, "item": 11, "hour": 4}
+    dense, vectors, sparse, bags, history, positions = batch(seed, n=60)
+    town = (sparse[:, :1] + seed) % 4
+    town[7] = (town[7] + 1) % 4
+    sparse = torch.cat([sparse[:, :1], town, sparse[:, 1:]], dim=1)
+    found = []
+    for of_user in (2, 0):
+        model = made(
+            shape=dataclasses.replace(SHAPE, sparse=towned, of_user=of_user), interaction="concat",
+            calibration="none", **changes,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        features = model.features(dense, vectors, sparse, bags, history)
+        assert isinstance(features, Deduplicated) == (of_user == 2)
+        torch.manual_seed(seed)
+        logits = model(dense, vectors, sparse, bags, history, positions)
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    for once, plain in zip(*found, strict=True):
+        torch.testing.assert_close(once, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_what_meets_before_the_first_layer_is_not_shared():
+    shape = dataclasses.replace(SHAPE, of_user=1)
+    for changes in ({"interaction": "dcn"}, {"interaction": "dot"}, {"interaction": "concat", "user": "mixture"}):
+        assert made(shape=shape, **changes).n_shared == 0
 
 
 @pytest.mark.parametrize("kind", ["din", "multi_head", "hstu"])
