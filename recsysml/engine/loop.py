@@ -230,7 +230,8 @@ def fit(
             for optimizer in optimizers:
                 if not overflow:
                     scaler.step(optimizer)
-                optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             scaler.update()
             if average is not None:
                 average.update()

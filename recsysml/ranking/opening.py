@@ -81,9 +81,7 @@ def arranged(table: ImpressionTable, opened: Opened) -> ImpressionTable:
     for kind in ("dense", "vectors", "sparse", "bags"):
         names, read = list(getattr(table.shape, kind)), list(getattr(opened.shape, kind))
         if missing := [name for name in read if name not in names]:
-            raise ConfigError(
-                f"{opened.name} reads {missing[0]}, which is none of the {kind} features of {table.name}."
-            )
+            raise ConfigError(f"{table.name} has no {kind} feature {missing[0]}, which {opened.name} reads.")
         places[kind] = [names.index(name) for name in read]
     return replace(
         table,

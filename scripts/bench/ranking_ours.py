@@ -1,10 +1,11 @@
-"""`recsysml train` on KuaiRand, served block by block; after each its matrix products alone, in the same process.
+"""`recsysml train` on KuaiRand, served block by block; after each matrix products alone, in the same process.
 
     python ranking_ours.py BLOCK PRECISION [key=value ...]
 
 PRECISION: fp32 or bf16, of the run and of the products. What is timed is the training loop as it is: batches, schedule,
-clipping, optimiser, log. It stands still where a batch is asked for until the next block is wanted. The roof's
-processor time is what it returns beside its own times.
+clipping, optimiser, log. It stands still where a batch is asked for until the next block is wanted. Beside its times it
+returns the processor time of two roofs in turn: the products that a step forms, with what is known of a user once for
+each user of a batch, and those of all rows written out, as every peer forms them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,17 +31,38 @@ MMOE = ["model=mtml", "data=kuairand", "model.history=none", "model.interaction=
 N_EXPERTS, FIRST, SECOND, TOWER, WIDTH = 4, 256, 128, 64, 16
 
 
-def products(batch: int, inputs: int, n_tasks: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(left, right, out) of every matrix product of a step of MMoE: forward and both gradients of each layer."""
-    layers = [(1, inputs, N_EXPERTS * FIRST), (N_EXPERTS, FIRST, SECOND), (1, inputs, n_tasks * N_EXPERTS)]
-    layers += [(n_tasks, SECOND, TOWER), (n_tasks, TOWER, 1)]
-    found = []
-    for count, before, after in layers:
-        sizes = ((batch, before), (after, before), (batch, after))
-        x, weight, gradient = (torch.randn(size).to(dtype) for size in sizes)
-        pairs = [(x, weight.t()), (gradient, weight), (gradient.t(), x)]
-        found += count * [(left, right, left @ right) for left, right in pairs]
-    return found
+Product = tuple[Tensor, Tensor, Tensor]  # left, right, out
+
+
+def products(batch: int, inputs: int, n_tasks: int, dtype: torch.dtype) -> list[Product]:
+    """Every matrix product of a step of MMoE: forward and both gradients of each layer."""
+    return [*_first(batch, inputs, inputs, n_tasks, dtype), *_after(batch, n_tasks, dtype)]
+
+
+def products_formed(batch: int, users: int, table: Any, n_tasks: int, dtype: torch.dtype) -> list[Product]:
+    """The same with the columns of users once for each of `users`, and without gradients of what is given."""
+    shape = table.shape
+    learnt = WIDTH * (len(shape.sparse) - shape.of_user + 1)
+    found = _first(users, WIDTH * shape.of_user, WIDTH * shape.of_user, n_tasks, dtype)
+    return [*found, *_first(batch, learnt + len(shape.dense), learnt, n_tasks, dtype), *_after(batch, n_tasks, dtype)]
+
+
+def _first(rows: int, inputs: int, learnt: int, n_tasks: int, dtype: torch.dtype) -> list[Product]:
+    """Of the experts' first layer and the gates, which read the same; learnt: how many inputs have a gradient."""
+    sizes = (N_EXPERTS * FIRST, n_tasks * N_EXPERTS)
+    return [product for after in sizes for product in _layer(rows, inputs, after, dtype, learnt)]
+
+
+def _after(batch: int, n_tasks: int, dtype: torch.dtype) -> list[Product]:
+    layers = [*[(FIRST, SECOND)] * N_EXPERTS, *[(SECOND, TOWER), (TOWER, 1)] * n_tasks]
+    return [product for layer in layers for product in _layer(batch, *layer, dtype)]
+
+
+def _layer(rows: int, before: int, after: int, dtype: torch.dtype, learnt: int | None = None) -> list[Product]:
+    sizes = ((rows, before), (after, before), (rows, after))
+    x, weight, gradient = (torch.randn(size).to(dtype) for size in sizes)
+    pairs = [(x, weight.t()), (gradient, weight[:, :learnt]), (gradient.t(), x)]
+    return [(left, right, left @ right) for left, right in pairs]
 
 
 class Paced(ImpressionBatches):
@@ -50,9 +73,12 @@ class Paced(ImpressionBatches):
 
     def __init__(self, table: Any, *more: Any, **settings: Any) -> None:
         super().__init__(table, *more, **settings)
-        shape = table.shape
+        shape, size = table.shape, settings["batch_size"]
         inputs = WIDTH * (len(shape.sparse) + 1) + len(shape.dense)
-        self.work = products(settings["batch_size"], inputs, 3, self.dtype)
+        self.roofs_of = [products(size, inputs, 3, self.dtype)] * 2
+        if settings["rows_per_user"] > 1:
+            users = round(np.mean([len(np.unique(table.cohort(shape.user)[self.rows(i)])) for i in range(20)]))
+            self.roofs_of[0] = products_formed(size, users, table, 3, self.dtype)
         self.wanted, self.seconds, self.cpu_seconds, self.roofs = 0, [], [], []
         self.started: tuple[float, float] | None = None
 
@@ -65,11 +91,12 @@ class Paced(ImpressionBatches):
         if self.started is not None:
             self.seconds.append(time.perf_counter() - self.started[0])
             self.cpu_seconds.append(time.process_time() - self.started[1])
-            began = time.process_time()
-            for _ in range(self.block):
-                for left, right, out in self.work:
-                    torch.mm(left, right, out=out)
-            self.roofs.append(time.process_time() - began)
+            for work in self.roofs_of:
+                began = time.process_time()
+                for _ in range(self.block):
+                    for left, right, out in work:
+                        torch.mm(left, right, out=out)
+                self.roofs.append(time.process_time() - began)
         if self.started is None or len(self.seconds) == self.wanted:
             if self.started is not None:
                 self.answers.write(json.dumps([self.seconds, self.cpu_seconds, self.roofs]) + "\n")
