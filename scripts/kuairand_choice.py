@@ -32,7 +32,7 @@ from recsysml.ranking.scoring import logits
 from recsysml.schemas.impressions import KuaiRandConfig
 from recsysml.schemas.rankers import MTMLConfig
 from recsysml.schemas.trainers import RankingTrainerConfig
-from recsysml.trainers.ranking import TaskLoss
+from recsysml.trainers.ranking import TaskLoss, rows_together
 
 CHOSEN_BY = ("long_view", "profile_enter")
 
@@ -43,7 +43,8 @@ def setting(words: str) -> tuple[MTMLConfig, RankingTrainerConfig]:
     for word in words.split(","):
         name, value = word.split("=")
         config = model if hasattr(model, name) else trainer
-        setattr(config, name, type(getattr(config, name))(value))
+        default = getattr(config, name)
+        setattr(config, name, int(value) if default is None else type(default)(value))
     return model, trainer
 
 
@@ -61,7 +62,8 @@ def scores(model_config: MTMLConfig, config: RankingTrainerConfig, seed: int, ta
     """(n, T) logits on val and on the rows for calibration, after the steps that `train` would do."""
     seeds.seed_everything(seed)
     model = build(model_config, table.shape)
-    batches = ImpressionBatches(table, table.fitted, context_length=0, batch_size=config.batch_size, seed=seed)
+    drawn = {"batch_size": config.batch_size, "rows_per_user": rows_together(config, model), "seed": seed}
+    batches = ImpressionBatches(table, table.fitted, context_length=0, **drawn)
     kinds = ["binary"] * len(model.tasks)
     loss = TaskLoss(model, list(range(len(kinds))), kinds, CalibrationLosses(config, model, kinds))
     # it is judged once, by its last weights, so that nothing is chosen on the way

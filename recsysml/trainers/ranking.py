@@ -26,6 +26,7 @@ from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
 from recsysml.schemas.evals import TrueRewardEvalConfig
 from recsysml.schemas.run import RunConfig
+from recsysml.schemas.trainers import RankingTrainerConfig
 
 logger = logging.getLogger("recsysml")
 
@@ -75,7 +76,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         rank=world.rank,
         world_size=world.size,
         by_request=settings.listwise_weight > 0,
-        rows_per_user=settings.rows_per_user or (16 if model.n_shared else 1),
+        rows_per_user=rows_together(settings, model),
     )
     mapped = None
     if in_model:
@@ -130,6 +131,11 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
         if record_reward:
             record_reward(run, split, config, model, table, machine)
     record.finish(run, fitted, best_by, chosen)
+
+
+def rows_together(settings: RankingTrainerConfig, model: Any) -> int:
+    """How many rows of a user stay side by side in batches."""
+    return settings.rows_per_user or (16 if model.n_shared else 1)
 
 
 def _warn_of_orphans(model: Any, table: ImpressionTable) -> None:
