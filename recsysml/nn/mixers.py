@@ -48,8 +48,8 @@ class Experts(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
     def _activated(self, layer: int, x: Tensor) -> Tensor:
-        """x (B, n x K) -> (B, n, K), normed in float32, as a mean of squares needs it."""
-        return F.relu_(self.norms[layer](x.float()) if self.norms else x).view(len(x), self.n, -1)
+        """x (B, n x K) -> (B, n, K). Of bfloat16 too a norm's mean and variance are formed in float32."""
+        return F.relu_(self.norms[layer](x) if self.norms else x).view(len(x), self.n, -1)
 
 
 class _EachLinear(torch.autograd.Function):

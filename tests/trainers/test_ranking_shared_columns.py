@@ -32,11 +32,11 @@ def file(tmp_path):
     return path
 
 
-def configure(file, interaction="concat", user_columns=("town", "group"), **trainer):
+def configure(file, interaction="concat", norm="none", user_columns=("town", "group"), **trainer):
     small = {"d_embedding": 8, "expert_widths": [16, 8], "tower_widths": [8], "n_experts": 2, "history": "none"}
     plain = {"max_steps": 15, "batch_size": 100, "lr": 1e-2, "warmup_steps": 2, "precision": "fp32"}
     return RunConfig(
-        model=MTMLConfig(interaction=interaction, **small),
+        model=MTMLConfig(interaction=interaction, norm=norm, **small),
         data=ImpressionsConfig(
             path=str(file), user_column="user", user_columns=list(user_columns), dense=["noise"],
             sparse=["item", "town", "user", "group"], labels={"click": "binary"},
@@ -52,7 +52,7 @@ def configure(file, interaction="concat", user_columns=("town", "group"), **trai
 
 @pytest.mark.parametrize(
     ("changes", "together"),
-    [({}, 16), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"rows_per_user": 4}, 4),
+    [({}, 16), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"norm": "batch"}, 1), ({"rows_per_user": 4}, 4),
      ({"listwise_weight": 0.1}, None)],
     ids=str,
 )  # fmt: skip
