@@ -35,6 +35,7 @@ BLOCK, BATCH = 10, 512
 TASKS = ("long_view", "profile_enter")
 PEERS = ("deepctr_torch", "torch_rechub")
 SEEDS, EPOCHS, RATES = (1, 2, 3), 4, ("1e-3", "3e-3")
+NORM = ["model.norm=batch", "trainer.rows_per_user=16"]
 ANY_ORDER = ["trainer.rows_per_user=1"]
 DEFAULT = ["model.history=din", "model.interaction=dcn"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -59,6 +60,8 @@ def speed(folder: str, peers: str | None, rounds: int) -> dict[str, Any]:
     precision = resolve_precision("auto", "cpu")
     contenders = [Contender("ours", [*ours, precision, "threads=1"], ONE_THREAD)]
     contenders.append(Contender("ours, rows in any order", [*ours, precision, *ANY_ORDER, "threads=1"], ONE_THREAD))
+    # with a norm over the batch before every ReLU, as torch-rechub has
+    contenders.append(Contender("ours, norm", [*ours, precision, *NORM, "threads=1"], ONE_THREAD))
     contenders.append(Contender("ours, DIN and crosses", [*ours, precision, *DEFAULT, "threads=1"], ONE_THREAD))
     if precision != "fp32":
         contenders.append(Contender("ours, fp32", [*ours, "fp32", "threads=1"], ONE_THREAD))

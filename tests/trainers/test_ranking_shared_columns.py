@@ -52,8 +52,8 @@ def configure(file, interaction="concat", norm="none", user_columns=("town", "gr
 
 @pytest.mark.parametrize(
     ("changes", "together"),
-    [({}, 16), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"norm": "batch"}, 1), ({"rows_per_user": 4}, 4),
-     ({"listwise_weight": 0.1}, None)],
+    [({}, 16), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"norm": "batch"}, 1),
+     ({"rows_per_user": 4}, 4), ({"listwise_weight": 0.1}, None)],
     ids=str,
 )  # fmt: skip
 def test_rows_of_a_user_stand_together_where_their_columns_are_multiplied_once(
