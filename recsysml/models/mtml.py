@@ -22,6 +22,7 @@ from recsysml.nn.mixers import make_mixer
 from recsysml.nn.probabilities import PositionBias, joint_logit
 from recsysml.nn.target_attention import make_target_attention
 from recsysml.nn.task_weights import TaskWeights
+from recsysml.nn.towers import Towers
 from recsysml.schemas.rankers import MTMLConfig
 from recsysml.schemas.ranking_shape import RankingShape
 
@@ -78,7 +79,7 @@ class MTML(nn.Module):
             dropout=config.dropout,
             norm=config.norm,
         )
-        self.towers = nn.ModuleList(_tower(self.mixer.width, config) for _ in self.tasks)
+        self.towers = Towers(len(self.tasks), self.mixer.width, config.tower_widths, config.dropout, config.norm)
         placed = config.position != "none" and shape.positions > 1
         if placed and config.position == "examination" and "real" in (shape.tasks[task] for task in self.tasks):
             raise ConfigError("model.position=examination is a factor of probabilities: real labels need additive.")
@@ -106,8 +107,7 @@ class MTML(nn.Module):
         """dense (B, F), vectors (B, E, D), sparse (B, S), bags (B, G, W), history (B, H, Q), positions (B,) or None ->
         logits (B, T). Ids below 0 in bags and history are padding."""
         x = self.mixer(self.features(dense, vectors, sparse, bags, history))  # (B, T, K)
-        logits = torch.cat([tower(own) for tower, own in zip(self.towers, x.unbind(1), strict=True)], dim=1)
-        logits = logits.float()  # (B, T)
+        logits = self.towers(x).float()  # (B, T)
         if self.position is None or positions is None:
             return logits
         placed = self.position(logits, positions)
@@ -183,21 +183,8 @@ class MTML(nn.Module):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights between features and logits, for Muon; not embeddings and not what reads raw features."""
         parts = (self.interaction, self.mixer, self.towers)
-        last = {id(tower[-1].weight) for tower in self.towers}  # type: ignore[index]
-        return [p for part in parts for p in part.parameters() if p.ndim == 2 and id(p) not in last]
+        return [p for part in parts for p in part.parameters() if p.ndim == 2 and p is not self.towers.last]
 
     def quick_parameters(self) -> list[nn.Parameter]:
         """Of a calibration that is trained along: a few numbers a task, which must keep up with what they map."""
         return [] if self.calibration is None else list(self.calibration.parameters())
-
-
-def _tower(inputs: int, config: MTMLConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in config.tower_widths:
-        normed = config.norm == "batch"  # which takes away a bias before it
-        layers.append(nn.Linear(inputs, width, bias=not normed))
-        if normed:
-            layers.append(nn.BatchNorm1d(width))
-        layers += [nn.ReLU(), nn.Dropout(config.dropout)]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, 1))
