@@ -297,6 +297,8 @@ def over(config: Any, step: int, best_step: int | None) -> bool:
 
 def _cut(batch: Batch, parts: int) -> list[Batch]:
     """A batch as micro-batches, cut along the rows; fewer where there are fewer rows than parts."""
+    if parts == 1:
+        return [batch]
     return list(zip(*(tensor.chunk(parts) for tensor in batch), strict=True))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recsysml.errors import ConfigError
 from recsysml.nn.calibration import Calibration
 from recsysml.nn.crosses import make_interaction
-from recsysml.nn.deduplicated import Deduplicated, alike
+from recsysml.nn.deduplicated import Deduplicated, alike, deduplicated
 from recsysml.nn.embeddings import CohortEmbedding, DeepHashEmbedding, GatedMixture
 from recsysml.nn.field_embedding import FieldEmbedding
 from recsysml.nn.mixers import make_mixer
@@ -145,7 +145,7 @@ class MTML(nn.Module):
         if groups is None:
             return torch.cat([own, dense], dim=1)
         common = self.embedding(sparse[groups.first, :rest], self.sparse[:rest])  # (U, A, D)
-        return Deduplicated(common.flatten(1), groups, own, dense)
+        return deduplicated(common.flatten(1), groups, own, dense)
 
     def _with_user(self, together: Tensor, users: Tensor, events: Tensor) -> Tensor:
         """together (B, E, D) with the user's vector replaced; users (B,) ids, 0 unmet; events (B,) of its past."""

@@ -26,12 +26,22 @@ class Groups(NamedTuple):
 
 
 class Deduplicated(NamedTuple):
-    """Row b is [common[its group], own[b], given[b]]: (B, A + C + F) that is never written out."""
+    """Row b is [common[its group], own[b], given[b]]: (B, A + C + F) that is never written out.
+
+    All in the type that products are formed in; `given` is what has no gradient.
+    """
 
     common: Tensor  # (U, A)
     groups: Groups
     own: Tensor  # (B, C)
-    given: Tensor  # (B, F) that has no gradient
+    rows: Tensor  # (B, C + F), own and given side by side
+
+
+def deduplicated(common: Tensor, groups: Groups, own: Tensor, given: Tensor) -> Deduplicated:
+    """common (U, A), own (B, C), given (B, F), of any type."""
+    dtype = product_dtype(own)
+    own = own.to(dtype)
+    return Deduplicated(common.to(dtype), groups, own, torch.cat([own.detach(), given.to(dtype)], dim=1))
 
 
 def alike(ids: Tensor) -> Groups | None:
@@ -68,7 +78,7 @@ def linear(x: Tensor | Deduplicated, weight: Tensor, bias: Tensor | None = None)
     """x (B, C), weight (H, C), bias (H,) -> (B, H), as `F.linear`, under autocast too."""
     if isinstance(x, Tensor):
         return F.linear(x, weight, bias)
-    out: Tensor = _Linear.apply(x.common, x.own, x.given, weight, bias, x.groups)
+    out: Tensor = _Linear.apply(x.common, x.own, x.rows, weight, bias, x.groups)
     return out
 
 
@@ -77,15 +87,12 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, common: Tensor, own: Tensor, given: Tensor, weight: Tensor, bias: Tensor | None, groups: Groups
+        ctx: Any, common: Tensor, own: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, groups: Groups
     ) -> Tensor:
-        dtype = product_dtype(own)
-        common, low = common.to(dtype), weight.to(dtype)
-        rows = torch.cat([own.to(dtype), given.to(dtype)], dim=1)
-        cut = common.shape[1]
-        shared = F.linear(common, low[:, :cut], None if bias is None else bias.to(dtype))  # (U, H)
+        cut, low = common.shape[1], weight.to(common.dtype)
+        shared = F.linear(common, low[:, :cut], None if bias is None else bias.to(common.dtype))  # (U, H)
         ctx.save_for_backward(common, rows, low)
-        ctx.groups, ctx.own, ctx.dtypes = groups, own.shape[1], (own.dtype, weight.dtype, bias is not None)
+        ctx.groups, ctx.own, ctx.weight_dtype, ctx.biased = groups, own.shape[1], weight.dtype, bias is not None
         return shared.index_select(0, groups.of_row).addmm_(rows, low[:, cut:].t())
 
     @staticmethod
@@ -93,15 +100,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         common, rows, weight = ctx.saved_tensors
         cut = common.shape[1]
-        own_dtype, weight_dtype, biased = ctx.dtypes
         # of each group the sum over its rows, which is formed in float32
         shared = F.embedding_bag(ctx.groups.order, grad, ctx.groups.begins, mode="sum")  # (U, H)
-        of_weight = torch.empty(weight.shape, dtype=weight_dtype)
+        of_weight = torch.empty(weight.shape, dtype=ctx.weight_dtype)
         of_weight[:, :cut] = shared.t() @ common
         of_weight[:, cut:] = grad.t() @ rows
-        of_bias = shared.sum(dim=0, dtype=weight_dtype) if biased else None
-        of_own = grad @ weight[:, cut : cut + ctx.own]
-        return (shared @ weight[:, :cut]).to(own_dtype), of_own.to(own_dtype), None, of_weight, of_bias, None
+        of_bias = shared.sum(dim=0, dtype=ctx.weight_dtype) if ctx.biased else None
+        return shared @ weight[:, :cut], grad @ weight[:, cut : cut + ctx.own], None, of_weight, of_bias, None
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -18,6 +18,7 @@ class FieldEmbedding(nn.Module):
         sizes = list(vocabularies.values())
         firsts = [sum(sizes[:place]) for place in range(len(sizes))]
         self.offsets = dict(zip(vocabularies, firsts, strict=True))
+        self._begins: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
         self.table = nn.Embedding(max(1, sum(sizes)), width)
         nn.init.normal_(self.table.weight, std=std)
         # id 0 stands for what training never met: it has no gradient there, and says nothing rather than anything
@@ -26,7 +27,10 @@ class FieldEmbedding(nn.Module):
 
     def at(self, names: list[str], device: torch.device) -> Tensor:
         """(len(names),) where each vocabulary begins."""
-        return torch.tensor([self.offsets[name] for name in names], dtype=torch.int64, device=device)
+        key = tuple(names), device
+        if key not in self._begins:
+            self._begins[key] = torch.tensor([self.offsets[name] for name in names], dtype=torch.int64, device=device)
+        return self._begins[key]
 
     def forward(self, ids: Tensor, names: list[str]) -> Tensor:
         """ids (..., K), column k of the vocabulary names[k] -> (..., K, D). No id is padding."""

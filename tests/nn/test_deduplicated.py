@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recsysml.nn import deduplicated
-from recsysml.nn.deduplicated import Deduplicated, alike, linear
+from recsysml.nn import deduplicated as module
+from recsysml.nn.deduplicated import alike, deduplicated, linear
 
 
 def drawn(seed, distinct, n=40, columns=5):
@@ -34,7 +34,7 @@ def test_where_it_gains_nothing_or_would_be_wrong_there_are_no_groups(monkeypatc
     assert alike(drawn(0, 17)) is None  # more than two fifths
     assert alike(drawn(0, 3)[:0]) is None
     ids = drawn(0, 3)
-    monkeypatch.setattr(deduplicated, "_factors", lambda n: ids.numpy()[0] * 0)  # every row has the key 0
+    monkeypatch.setattr(module, "_factors", lambda n: ids.numpy()[0] * 0)  # every row has the key 0
     assert alike(ids) is None
     assert alike(ids[:1].expand(40, -1).contiguous()) is not None  # as it should be where they are one
 
@@ -50,10 +50,10 @@ def both(seed, autocast=False, bias=True):
     found = []
     for written_out in (False, True):
         common, own, weight, *biases = (leaf.clone().requires_grad_() for leaf in leaves)
-        x = Deduplicated(common, groups, own, given)
-        if written_out:
-            x = torch.cat([common[groups.of_row], own, given], dim=1)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            x = deduplicated(common, groups, own, given)
+            if written_out:
+                x = torch.cat([common[groups.of_row], own, given], dim=1)
             out = linear(x, weight, *biases)
         assert out.dtype == (torch.bfloat16 if autocast else torch.float32)
         out.backward(above.to(out.dtype))
@@ -79,8 +79,8 @@ def test_a_groups_gradient_is_a_sum_in_float32():
     rows = 1000
     groups = alike(torch.zeros(rows, 2, dtype=torch.int64))
     weight = torch.ones(1, 2, requires_grad=True)
-    x = Deduplicated(torch.ones(1, 1), groups, torch.zeros(rows, 1), torch.zeros(rows, 0))
     with torch.autocast("cpu", torch.bfloat16):
+        x = deduplicated(torch.ones(1, 1), groups, torch.zeros(rows, 1), torch.zeros(rows, 0))
         linear(x, weight).sum().backward()
     assert weight.grad[0, 0] == rows
 
