@@ -1,7 +1,7 @@
 """Inputs of which many rows share a part: it is kept once, and the layer that reads them multiplies it once.
 
 In a batch of impressions most columns are known of a user, and users come more than once. To form products for distinct
-values alone is what RecD does to the embeddings of DLRM (Zhao et al. 2023, section 4); here a layer's products are.
+values alone is what RecD does to the embeddings of DLRM (Zhao et al. 2023); here a layer's products are.
 """
 
 from __future__ import annotations
