@@ -72,7 +72,9 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
     where = where.ordered(order)
     if len(files) == 1:
         bounds = bounds_by_time(request, config.val_fraction, config.test_fraction, config.name)
+        moments = first_times[request]
     else:
+        moments = None  # the files say which split each row is in
         edges = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         bounds = {name: (edges[i], edges[i + 1]) for i, name in enumerate(("train", "val", "test"))}
     history, starts, stops = {}, None, None
@@ -87,6 +89,7 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
         dict(config.labels),
         request,
         times,
+        moments=moments,
         dense={name: _numbers(rows[name], where, strict=strict) for name in config.dense},
         sparse={name: _ids(rows[name]) for name in config.sparse},
         bags={name: _lists(rows[name]) for name in config.bags},

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsysml import sections
 from recsysml.data import KINDS as DATA
-from recsysml.data.slates import ESTIMATED, LoggedSlates
+from recsysml.data.slates import ESTIMATED, LoggedSlates, warn_of_split
 from recsysml.engine import device
 from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
@@ -297,6 +297,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     else:
         weights = config.model.rewards(config.data)
         policy, truth = simple_policy(how.policy, log, rows, config.data, weights)
+        if how.split != "all":  # where there is a model, who trained it has been told
+            warn_of_split(log)
         run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))
