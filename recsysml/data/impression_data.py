@@ -305,8 +305,7 @@ def _report(raw: RawImpressions, table: ImpressionTable, learnt: slice, fitting:
     if said := ", ".join(f"{name} {count:,}" for name, count in unmet.items() if count):
         log.info("%s: rows with a value that training never met: %s", raw.name, said)
     if fitting and raw.moments is not None:  # who judges has been told by who trained
-        begins = {name: start for name, (start, _) in raw.bounds.items() if name != "train"}
-        warn_of_ties(raw.name, raw.moments, begins, "impressions")
+        warn_of_ties(raw.name, raw.moments, raw.bounds, "impressions")
 
 
 def _fingerprint(raw: RawImpressions, table: ImpressionTable) -> str:

@@ -99,8 +99,9 @@ def warn_of_split(data: Interactions) -> None:
     only serves need not be told."""
     if data.split == "time":
         times = np.concatenate([part.times for part in data.splits.values()])
-        train, val, _ = data.sizes.values()
-        warn_of_ties(data.name, times, {"val": train, "test": train + val}, "events")
+        train, val, test = (len(part) for part in data.splits.values())
+        splits = {"val": (train, train + val), "test": (train + val, train + val + test)}
+        warn_of_ties(data.name, times, splits, "events")
     else:
         log.warning(
             "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "

@@ -99,8 +99,7 @@ def split_by_time(n: int, val: float, test: float, name: str) -> dict[str, tuple
 
 def warn_of_split(log: LoggedSlates) -> None:
     """Say where the split cuts through requests of one time, to who learns from it or judges by it."""
-    begins = {name: log.bounds[name][0] for name in ("val", "test")}
-    warn_of_ties(log.name, log.times, begins, "requests")
+    warn_of_ties(log.name, log.times, log.bounds, "requests")
 
 
 def _check(log: LoggedSlates) -> None:

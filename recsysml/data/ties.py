@@ -10,18 +10,24 @@ import numpy as np
 log = logging.getLogger("recsysml")
 
 
-def warn_of_ties(name: str, times: np.ndarray, begins: Mapping[str, int], rows: str) -> None:
-    """One line for the splits that begin among rows of one time, which nothing but how they are sorted divides.
+# of a split: fewer rows of one time where it begins change nothing that is measured
+_FEW = 0.01
 
-    times (N,), rising; begins: split -> its first row; rows: what they are called.
+
+def warn_of_ties(name: str, times: np.ndarray, splits: Mapping[str, tuple[int, int]], rows: str) -> None:
+    """One line for the splits that begin among rows of one time, which nothing but how they are sorted divides; a
+    hundredth of the split, as there may be anywhere in a long log, is not worth it.
+
+    times (N,), rising; splits: name -> its rows, from and to; rows: what they are called.
     """
     torn = {
-        split: int(np.searchsorted(times, times[at], "right") - np.searchsorted(times, times[at], "left"))
-        for split, at in begins.items()
-        if 0 < at < len(times) and times[at - 1] == times[at]
+        split: int(np.searchsorted(times, times[start], "right") - np.searchsorted(times, times[start], "left"))
+        for split, (start, stop) in splits.items()
+        if 0 < start < stop and times[start - 1] == times[start]
     }
-    if torn:
-        said = ", ".join(f"{split} begins among {count:,}" for split, count in torn.items())
+    many = {split: count for split, count in torn.items() if count > _FEW * (splits[split][1] - splits[split][0])}
+    if many:
+        said = ", ".join(f"{split} begins among {count:,}" for split, count in many.items())
         log.warning(
             "%s: the split by time cuts through %s of one time (%s): on which side each falls says nothing of what came"
             " first",

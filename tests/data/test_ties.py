@@ -26,11 +26,19 @@ def test_every_cut_among_equals_is_counted_by_hand(seed, caplog):
     rng = random.Random(seed)
     times = sorted(rng.randrange(1 + rng.randrange(12)) for _ in range(30))
     begins = {"val": rng.randrange(1, 30), "test": rng.randrange(1, 30)}
-    warn_of_ties("mine", np.array(times, float), begins, "events")
+    warn_of_ties("mine", np.array(times, float), {split: (at, 30) for split, at in begins.items()}, "events")
     torn = {split: times.count(times[at]) for split, at in begins.items() if times[at - 1] == times[at]}
     assert len(said(caplog)) == bool(torn)
     counted = ", ".join(f"{split} begins among {count}" for split, count in torn.items())
     assert all(f"({counted})" in line and line.startswith("mine: ") for line in said(caplog))
+
+
+def test_a_few_in_a_long_log_are_not_worth_a_line(caplog):
+    times = np.arange(10_000.0)
+    for equal, lines in ((10, 0), (11, 1)):
+        times[5990 : 5990 + equal] = 5990
+        warn_of_ties("mine", times, {"val": (5995, 6995), "test": (9000, 10_000)}, "events")
+        assert len(said(caplog)) == lines
 
 
 def test_events(tmp_path, caplog):
