@@ -370,6 +370,20 @@ def test_a_reader_that_goes_away_does_not_hide_a_regression(tmp_path, more):
         assert (done.returncode, done.stderr) == (code, "")
 
 
+def test_what_no_metric_can_be_compared_for_is_said_once(tmp_path):
+    metrics = {f"val/m{number}": (4.0, 0.01, "lower") for number in range(30)}
+    first, second = make(tmp_path, metrics), make(tmp_path, {**metrics, "val/own": (1.0, 0.1, "lower")}, data="e" * 64)
+    found = compare(first, second)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    render(found, console)
+    text = console.export_text()
+    assert text.count("different data") == 1 and "val/m" not in text and "the values of all 31" in text
+    assert "fingerprint" in text  # what differs is told all the same
+    plain = found.to_json()
+    assert plain["refused"] == found.metrics[0].reason and plain["metrics"][3]["a"] == 4.0
+    assert compare(first, first).refused is None
+
+
 def test_the_table_says_it_all(tmp_path):
     first = make(tmp_path, {"val/[b]loss": (4.0, 0.01, "lower")}, config={"lr": 1})
     second = make(tmp_path, {"val/[b]loss": (5.0, 0.01, "lower")}, config={"lr": 2})
