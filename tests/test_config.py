@@ -193,6 +193,17 @@ def test_pairs_that_cannot_work_list_what_fits(own: Path) -> None:
     assert "films" not in fitting
 
 
+def test_what_does_not_fit_an_experiment_is_said_in_typed_words() -> None:
+    for typed, said in (
+        ("data=open_bandit", "data=open_bandit does not fit experiment=feedback_loop, which sets data.events"),
+        ("trainer=ranking", "trainer=ranking does not fit experiment=feedback_loop, which sets trainer."),
+        ("data.event=3", "data.event: there is no such key. Did you mean: data.events?"),  # typed, so it is named
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.compose(["experiment=feedback_loop", typed])
+        assert str(caught.value).startswith(said)
+
+
 def test_a_list_where_a_table_belongs_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"^data\.urls: it must be a table, written {a: b}\.$"):
         config.compose(["data=text", "data.urls=[]"])
