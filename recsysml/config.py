@@ -342,7 +342,7 @@ def read_run(run: Path) -> RunConfig:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{run}: there is no config.yaml; it is not a run directory.") from None
+        raise ConfigError(f"{file} is missing: it says what the run was made with.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{file} is damaged at line {line}: {error.problem}") from None
