@@ -277,6 +277,8 @@ def test_users_with_one_event_are_counted_and_one_is_named(tmp_path, caplog):
     warn_of_split(dataclasses.replace(data, split="time"))
     assert len(caplog.records) == n_lines
     assert data.user_ids.index("once") not in data.splits["test"].users
+    interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events)))  # by time nobody is left out for it
+    assert len(caplog.records) == n_lines
 
 
 @pytest.mark.parametrize(("split", "events"), [("time", GOOD[:3]), ("last_out", [(f"u{n}", "i", n) for n in range(9)])])
