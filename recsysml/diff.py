@@ -25,6 +25,9 @@ BETTER, WORSE, NOISE, REFUSED = "better", "worse", "within noise", "cannot be co
 # Where the data can be fetched from says nothing of what they are: their fingerprint does.
 _ADDRESSES = "data.urls"
 
+# Rows before test that a ranker's map of probabilities was fitted to: which of them is a ranker's own affair.
+_MAPS = {"calibration", "all held out before it"}
+
 # Per token, so two tokenizers give two units. Bits per byte do not have this problem.
 _PER_TOKEN = ("loss", "perplexity")
 
@@ -133,7 +136,11 @@ def _refusal(first: Side, second: Side) -> str | None:
     if prints[0] != prints[1] and first.ours and second.ours:
         names = f"{a['data'].get('name')} {_short(prints[0])}, {b['data'].get('name')} {_short(prints[1])}"
         return f"different data: {names}"
-    different = _changes(a["protocol"], b["protocol"])
+    different = [
+        change
+        for change in _changes(a["protocol"], b["protocol"])
+        if change.key != "calibrated_on.test" or not {change.a, change.b} <= _MAPS
+    ]
     if first.ours != second.ours:  # the two do not use the same words: only what both say can differ
         different = [change for change in different if change.only is None]
     if different:

@@ -219,6 +219,12 @@ def test_no_winner_across_data_or_protocols(tmp_path):
     row = only(compare(first, make(tmp_path, metrics, protocol={"split": "val", "mask_seen": False})))
     assert row.verdict == REFUSED
     assert row.reason == "different protocol: mask_seen - against False"
+    maps = [
+        make(tmp_path, metrics, protocol={"calibrated_on": {"val": "calibration", "test": rows}})
+        for rows in ("calibration", "all held out before it", "what the checkpoint has seen")
+    ]
+    assert compare(*maps[:2]).refused is None  # a ranker's own affair
+    assert "calibrated_on.test" in compare(*maps[1:]).refused
 
 
 def test_nats_per_token_of_different_tokenizers_do_not_compare_but_bits_per_byte_do(tmp_path):
