@@ -15,13 +15,14 @@ N = 160
 
 
 def table(seed, **columns):
-    """Slates of two at one time; sessions numbered by user, so that two users' are of one name. In no order."""
+    """Slates of two, of which some are seen only after the next one began; sessions numbered by user, so that those of
+    two users have one name. In no order."""
     rng = np.random.default_rng(seed)
     slate = np.arange(N) // 2
     rows = pl.DataFrame(
         {
             "row": np.arange(N, dtype=float),
-            "when": 10 * slate,
+            "when": 10 * slate + 15 * (np.arange(N) % 2) * rng.integers(0, 2, N // 2)[slate],
             "slate": slate,
             "place": np.arange(N) % 2,
             "user": [f"u{u}" for u in rng.integers(0, 4, N // 2)[slate]],
@@ -67,7 +68,7 @@ def double_loop(rows, split_of, value, discount, pays, after):
             (other["when"], other["slate"], other["place"], j)
             for j, other in enumerate(rows)
             if (other["session"], other["user"], split_of[j]) == (own["session"], own["user"], split_of[i])
-            and (other["when"], other["place"]) > (own["when"], own["place"])
+            and (other["when"], other["place"]) > (own["when"], own["place"])  # of one time are those of a slate
         ]
         for k, (*_, j) in enumerate(sorted(later), start=1):
             if pays is None or rows[j][pays] in (1, "yes"):
