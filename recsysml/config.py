@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsysml import catalogue, hints, lazy
 from recsysml.catalogue import conf_dir
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, NoSuchKey
 from recsysml.schemas import SCHEMAS
 from recsysml.schemas.checks import nearest
 from recsysml.schemas.run import RunConfig, SweepConfig, TrackerConfig
@@ -194,7 +194,8 @@ def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    choices = config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices
+    hydra = config.hydra if "hydra" in config else HydraConfig.get()
+    choices = hydra.runtime.choices
     tree = {name: node for name, node in config.items_ex(resolve=False) if name != "hydra"}
     try:
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
@@ -202,7 +203,10 @@ def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
         raise ConfigError(f"{error.full_key}: {' '.join(str(error).split()).partition(' full_key:')[0]}.") from None
     assert isinstance(plain, dict)
     names = {group: str(choices[group]) for group in SCHEMAS if choices.get(group)}
-    return from_dict({str(name): value for name, value in plain.items()}, names, config_dir)
+    try:
+        return from_dict({str(name): value for name, value in plain.items()}, names, config_dir)
+    except NoSuchKey as error:
+        raise hints.in_typed_words(error, hydra.overrides.task) from None
 
 
 def from_dict(
@@ -258,7 +262,7 @@ def _build(schema: type, values: Mapping[str, Any], prefix: str) -> Any:
         if name not in {field.name for field in dataclasses.fields(schema)}:
             near = nearest(str(name), types)
             hint = f"Did you mean: {key.removesuffix(str(name))}{near}?" if near else ""
-            raise ConfigError(f"{key}: there is no such key. {hint}".rstrip())
+            raise NoSuchKey(key, hint)
         expected = str(types[name])
         if "list[" in expected and isinstance(value, (str, int, float)) and not isinstance(value, bool):
             value = [value]  # `tasks=piqa` is a list of one
@@ -338,7 +342,7 @@ def read_run(run: Path) -> RunConfig:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{run}: there is no config.yaml; it is not a run directory.") from None
+        raise ConfigError(f"{file} is missing: it says what the run was made with.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{file} is damaged at line {line}: {error.problem}") from None

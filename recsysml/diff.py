@@ -18,11 +18,15 @@ from recsysml.metrics.comparison import Difference, compare_pairs, holm, unpaire
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 BETTER, WORSE, NOISE, REFUSED = "better", "worse", "within noise", "cannot be compared"
 
 # Where the data can be fetched from says nothing of what they are: their fingerprint does.
 _ADDRESSES = "data.urls"
+
+# Rows before test that a ranker's map of probabilities was fitted to: which of them is a ranker's own affair.
+_MAPS = {"calibration", "all held out before it"}
 
 # Per token, so two tokenizers give two units. Bits per byte do not have this problem.
 _PER_TOKEN = ("loss", "perplexity")
@@ -71,6 +75,7 @@ class Comparison:
     protocol: list[Changed]
     environment: list[Changed]
     notes: list[str]
+    refused: str | None = None  # why no metric of these two can have a winner
 
     @property
     def regressions(self) -> list[str]:
@@ -102,8 +107,9 @@ def compare(a: Path, b: Path, alpha: float = 0.05) -> Comparison:
     }
     parts["config"] = [change for change in parts["config"] if not change.key.startswith(_ADDRESSES)]
     environment = _changes(first.results["environment"], second.results["environment"])
+    notes = _notes(first, second)
     return Comparison(
-        first.name, second.name, alpha, rows, environment=environment, notes=_notes(first, second), **parts
+        first.name, second.name, alpha, rows, environment=environment, notes=notes, refused=refused, **parts
     )
 
 
@@ -130,7 +136,11 @@ def _refusal(first: Side, second: Side) -> str | None:
     if prints[0] != prints[1] and first.ours and second.ours:
         names = f"{a['data'].get('name')} {_short(prints[0])}, {b['data'].get('name')} {_short(prints[1])}"
         return f"different data: {names}"
-    different = _changes(a["protocol"], b["protocol"])
+    different = [
+        change
+        for change in _changes(a["protocol"], b["protocol"])
+        if change.key != "calibrated_on.test" or not {change.a, change.b} <= _MAPS
+    ]
     if first.ours != second.ours:  # the two do not use the same words: only what both say can differ
         different = [change for change in different if change.only is None]
     if different:
@@ -280,19 +290,13 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = 200  # a file has no edge to fold at
     console.print(f"A  {escape(comparison.a)}\nB  {escape(comparison.b)}\n", highlight=False)
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("metric", "A", "B", "B - A", "interval", "p (Holm)", "B is", ""):
-        right = title in ("A", "B", "B - A", "interval", "p (Holm)")
-        grid.add_column(title, justify="right" if right else "left", no_wrap=title != "", overflow="fold")
-    colours = {BETTER: "green", WORSE: "red", NOISE: "dim", REFUSED: "yellow"}
-    for row in comparison.metrics:
-        interval = f"{row.low:+.3g} .. {row.high:+.3g}" if row.low is not None and row.high is not None else ""
-        how = f"{row.test}, n={row.n}" + (f" ({row.reason})" if row.reason else "") if row.test else row.reason or ""
-        effect = "" if row.effect is None else f"{row.effect:+.3g}"
-        p = "" if row.p_adjusted is None else "<0.0001" if row.p_adjusted < 1e-4 else f"{row.p_adjusted:.4f}"
-        verdict = f"[{colours[row.verdict]}]{row.verdict}[/]"
-        grid.add_row(escape(row.name), _figure(row.a), _figure(row.b), effect, interval, p, verdict, escape(how))
-    console.print(grid if comparison.metrics else "neither run has a metric")
+    if comparison.refused:
+        values = f"; --json has the values of all {len(comparison.metrics)}"
+        console.print(f"[yellow]no metric can be compared[/]: {escape(comparison.refused + values)}", highlight=False)
+    elif comparison.metrics:
+        console.print(_verdicts(comparison))
+    else:
+        console.print("neither run has a metric")
     for title in ("config", "data", "model", "protocol", "environment"):
         changes: list[Changed] = getattr(comparison, title)
         if not changes:
@@ -306,6 +310,26 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         console.print(below)
     for note in comparison.notes:
         console.print(f"\n[yellow]note[/]: {escape(note)}", highlight=False)
+
+
+def _verdicts(comparison: Comparison) -> Table:
+    """A line a metric."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("metric", "A", "B", "B - A", "interval", "p (Holm)", "B is", ""):
+        right = title in ("A", "B", "B - A", "interval", "p (Holm)")
+        grid.add_column(title, justify="right" if right else "left", no_wrap=title != "", overflow="fold")
+    colours = {BETTER: "green", WORSE: "red", NOISE: "dim", REFUSED: "yellow"}
+    for row in comparison.metrics:
+        interval = f"{row.low:+.3g} .. {row.high:+.3g}" if row.low is not None and row.high is not None else ""
+        how = f"{row.test}, n={row.n}" + (f" ({row.reason})" if row.reason else "") if row.test else row.reason or ""
+        effect = "" if row.effect is None else f"{row.effect:+.3g}"
+        p = "" if row.p_adjusted is None else "<0.0001" if row.p_adjusted < 1e-4 else f"{row.p_adjusted:.4f}"
+        verdict = f"[{colours[row.verdict]}]{row.verdict}[/]"
+        grid.add_row(escape(row.name), _figure(row.a), _figure(row.b), effect, interval, p, verdict, escape(how))
+    return grid
 
 
 def _figure(value: float | None) -> str:

@@ -9,6 +9,14 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
+class NoSuchKey(ConfigError):
+    """A key that the config does not have."""
+
+    def __init__(self, key: str, hint: str) -> None:
+        super().__init__(f"{key}: there is no such key. {hint}".rstrip())
+        self.key = key
+
+
 class DataError(ValueError):
     """Data that cannot be used: a missing file, a wrong checksum, a bad row.
 

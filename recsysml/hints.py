@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recsysml import catalogue
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, NoSuchKey
 from recsysml.schemas import SCHEMAS
 from recsysml.schemas.checks import nearest
 
@@ -91,7 +91,19 @@ def check_key(key: str, tree: Mapping[str, Any], config_dir: Path | None) -> Non
         hint = f"{prefix} has: {', '.join(n.rpartition('.')[2] for n in known if n.startswith(prefix + '.'))}."
     else:
         hint = f"There is: {', '.join([*groups, *(n for n in known if '.' not in n)])}."
-    raise ConfigError(f"{key}: there is no such key. {hint}")
+    raise NoSuchKey(key, hint)
+
+
+def in_typed_words(error: NoSuchKey, typed: Sequence[str]) -> ConfigError:
+    """The error, where its key was typed; else, as an experiment set it, what was typed that does not go with that."""
+    words = dict(text.lstrip("+").partition("=")[::2] for text in typed)
+    if error.key in words or "experiment" not in words:
+        return error
+    group = error.key.partition(".")[0]
+    experiment, chosen = f"experiment={words['experiment']}", f"{group}={words.get(group)}"
+    if group in words:
+        return ConfigError(f"{chosen} does not fit {experiment}, which sets {error.key}: leave one of them out.")
+    return ConfigError(f"{experiment} sets {error.key}, which the {group} that was chosen does not have.")
 
 
 def check_shape_of_value(key: str, value: Any, tree: Mapping[str, Any]) -> None:

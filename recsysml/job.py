@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsysml import catalogue, data, evals, lazy, models, trainers
+from recsysml.data import world_size
 from recsysml.engine.signals import termination_interrupts, uninterrupted
 from recsysml.environment import usable_cores
 from recsysml.errors import ConfigError, Interrupted
@@ -43,6 +44,8 @@ def check(config: RunConfig) -> None:
         extras.check(kind)
     if not config.tasks or "heldout" in config.tasks:  # other tasks bring their own text
         importlib.import_module(data.KINDS[config.data.kind]).check(config.data)
+        if config.data.kind == "world":
+            world_size.check(config.data, config.model.accepts)
     if not config.tasks and getattr(config.trainer, "eval_tasks", []):
         check_tasks(config.trainer.eval_tasks)
     if config.eval.kind in evals.CHECKS:

@@ -19,6 +19,7 @@ from recsysml.files import conf_dir
 from recsysml.launch import Command, begin, do, outputs, start
 from recsysml.multirun import expand
 from recsysml.reuse import merge, with_choices_of_run
+from recsysml.runlog import logger
 from recsysml.runs import describe_checkpoint
 from recsysml.schemas.run import RunConfig
 
@@ -99,6 +100,8 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     checkpoint = resolve_checkpoint(asked.checkpoint, outputs(asked), kinds=kinds, family=asked.eval.family)
     home = checkpoint.resolve().parent.parent  # <run>/checkpoints/<step>
     made_with = configs.read_run(home) if (home / "config.yaml").is_file() else None
+    if made_with is None and (home / "results.json").is_file():
+        logger.warning("%s is missing: data and eval are the defaults, not what the run had", home / "config.yaml")
     model = read_json(checkpoint / "checkpoint.json")["model"]
     config = merge(asked, made_with, model, command.overrides)
     return Prepared(config, command, checkpoint, [home.name] if made_with else [])
@@ -189,7 +192,7 @@ def sweep(command: Command, *, trust: bool = False, rerun: bool = False) -> int:
 
     from recsysml import sweep as sweeps
     from recsysml.environment import config_hash, package_versions
-    from recsysml.runlog import logger, show
+    from recsysml.runlog import show
 
     words = dataclasses.replace(command, overrides=with_tasks(command, trust))
     with configs.hydra_at(command.config_dir) as hydra:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsysml import config as configs
+from recsysml import hints
 from recsysml.engine.signals import termination_interrupts
-from recsysml.errors import ConfigError
+from recsysml.errors import ConfigError, NoSuchKey
 from recsysml.launch import Command, do, label, only_for_train, outputs, parents
 from recsysml.schemas.run import RunConfig
 
@@ -94,7 +95,10 @@ def sweep(command: Command, *, rerun: bool = False) -> int:
         first = None
         planned = []
         for overrides in jobs:  # a mistake in the last job must not cost the first ones
-            config = configs.compose_with(hydra, overrides, command.config_dir)
+            try:
+                config = configs.compose_with(hydra, overrides, command.config_dir)
+            except NoSuchKey as error:
+                raise hints.in_typed_words(error, command.overrides) from None
             only_for_train(config)
             single.check(config)
             resolved = single.resolve(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 from recsysml import config as configs
@@ -13,12 +14,15 @@ from recsysml.errors import ConfigError, DataError
 from recsysml.retrieval import index as indexes
 from recsysml.retrieval import serving
 from recsysml.retrieval.opening import open_retriever
+from recsysml.runs import read_results
+
+logger = logging.getLogger("recsysml")
 
 
 def _run_of(checkpoint: Path) -> Path | None:
     """The run directory a checkpoint lies in, if it does: <run>/checkpoints/<step>."""
     home = checkpoint.resolve().parent.parent
-    return home if (home / "config.yaml").is_file() else None
+    return home if any((home / name).is_file() for name in ("results.json", "config.yaml")) else None
 
 
 def _data(checkpoint: Path) -> tuple[Interactions, bool]:
@@ -28,8 +32,20 @@ def _data(checkpoint: Path) -> tuple[Interactions, bool]:
         raise ConfigError(
             f"{checkpoint} lies in no run directory, so its users' histories are not known: give --history"
         )
+    if not (home / "config.yaml").is_file():
+        raise ConfigError(f"{home / 'config.yaml'} is missing, so users' histories are not known: give --history")
     config = configs.read_run(home).data
     return lazy.resolve(f"{DATA[config.kind]}:load")(config), config.mask_seen
+
+
+def _had_index(run: Path) -> bool:
+    """Whether an index was written with the run: where it is gone by now, the search says so and builds it anew."""
+    if (run / "index").is_dir():
+        return True
+    try:
+        return "index" in read_results(run / "results.json")["artifacts"]
+    except ConfigError:
+        return False
 
 
 def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> list[str]:
@@ -56,7 +72,7 @@ def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> li
         except (ConfigError, DataError):
             data = None
     home = _run_of(checkpoint)
-    folder = home / "index" if home is not None and (home / "index" / indexes.DESCRIPTION).is_file() else None
+    folder = home / "index" if home is not None and _had_index(home) else None
     # the index is that of the best weights: another checkpoint of the run finds it unfit, and leaves it
     best = checkpoint.parent / "best"
     keep = not best.exists() or checkpoint.resolve() == best.resolve()
@@ -72,8 +88,10 @@ def lines(checkpoint: Path, user: str | None, history: str | None, k: int) -> li
 def export(checkpoint: Path, folder: Path, kind: str = "auto") -> str:
     """Write vectors, index and names into `folder`; what was written, in one line."""
     opened = open_retriever(checkpoint)
-    histories = None
-    if _run_of(checkpoint) is not None:
+    histories, home = None, _run_of(checkpoint)
+    if home is not None and not (home / "config.yaml").is_file():
+        logger.warning("%s is missing, so users are not known: their vectors are left out", home / "config.yaml")
+    elif home is not None:
         import numpy as np
 
         data, _ = _data(checkpoint)

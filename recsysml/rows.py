@@ -64,10 +64,16 @@ class Rows:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a file, none if it does not exist; a torn or damaged line is skipped."""
+    """All whole rows of a file, none if it does not exist; torn and damaged lines are left out, and a warning counts
+    them."""
     if not path.exists():
         return []
-    return [row for line in path.read_bytes().splitlines(keepends=True) if (row := _parse(line)) is not None]
+    parsed = [_parse(line) for line in path.read_bytes().splitlines(keepends=True)]
+    rows = [row for row in parsed if row is not None]
+    if damaged := len(parsed) - len(rows):
+        first = parsed.index(None) + 1
+        logger.warning("%s: %d of %d lines are damaged and left out, first line %d", path, damaged, len(parsed), first)
+    return rows
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -75,6 +81,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -193,6 +193,17 @@ def test_pairs_that_cannot_work_list_what_fits(own: Path) -> None:
     assert "films" not in fitting
 
 
+def test_what_does_not_fit_an_experiment_is_said_in_typed_words() -> None:
+    for typed, said in (
+        ("data=open_bandit", "data=open_bandit does not fit experiment=feedback_loop, which sets data.events"),
+        ("trainer=ranking", "trainer=ranking does not fit experiment=feedback_loop, which sets trainer."),
+        ("data.event=3", "data.event: there is no such key. Did you mean: data.events?"),  # typed, so it is named
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.compose(["experiment=feedback_loop", typed])
+        assert str(caught.value).startswith(said)
+
+
 def test_a_list_where_a_table_belongs_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"^data\.urls: it must be a table, written {a: b}\.$"):
         config.compose(["data=text", "data.urls=[]"])
@@ -284,7 +295,7 @@ def test_a_written_config_is_read_back_equal(tmp_path: Path) -> None:
     made = config.compose(["trainer.lr=1e-5", "tracker.tags=[a]"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(made)))
     assert config.read_run(tmp_path) == made
-    with pytest.raises(ConfigError, match="not a run directory"):
+    with pytest.raises(ConfigError, match=r"nowhere/config\.yaml is missing"):
         config.read_run(tmp_path / "nowhere")
     for damage, where in (("seed: 1\nthreads", "line 2"), ("[]", "no config"), ("seed: [1", "line 1")):
         (tmp_path / "config.yaml").write_text(damage)

@@ -219,6 +219,12 @@ def test_no_winner_across_data_or_protocols(tmp_path):
     row = only(compare(first, make(tmp_path, metrics, protocol={"split": "val", "mask_seen": False})))
     assert row.verdict == REFUSED
     assert row.reason == "different protocol: mask_seen - against False"
+    maps = [
+        make(tmp_path, metrics, protocol={"calibrated_on": {"val": "calibration", "test": rows}})
+        for rows in ("calibration", "all held out before it", "what the checkpoint has seen")
+    ]
+    assert compare(*maps[:2]).refused is None  # a ranker's own affair
+    assert "calibrated_on.test" in compare(*maps[1:]).refused
 
 
 def test_nats_per_token_of_different_tokenizers_do_not_compare_but_bits_per_byte_do(tmp_path):
@@ -368,6 +374,20 @@ def test_a_reader_that_goes_away_does_not_hide_a_regression(tmp_path, more):
         done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
         os.close(writer)
         assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_what_no_metric_can_be_compared_for_is_said_once(tmp_path):
+    metrics = {f"val/m{number}": (4.0, 0.01, "lower") for number in range(30)}
+    first, second = make(tmp_path, metrics), make(tmp_path, {**metrics, "val/own": (1.0, 0.1, "lower")}, data="e" * 64)
+    found = compare(first, second)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    render(found, console)
+    text = console.export_text()
+    assert text.count("different data") == 1 and "val/m" not in text and "the values of all 31" in text
+    assert "fingerprint" in text  # what differs is told all the same
+    plain = found.to_json()
+    assert plain["refused"] == found.metrics[0].reason and plain["metrics"][3]["a"] == 4.0
+    assert compare(first, first).refused is None
 
 
 def test_the_table_says_it_all(tmp_path):

@@ -52,6 +52,18 @@ def test_the_map_of_the_house_names_every_room() -> None:
             assert f"`{path.name}`" in drawn, f"recsysml/{path.name} is on no map"
 
 
+def test_the_readme_names_all_that_a_run_directory_holds() -> None:
+    """What the code writes below a run's path, by its literals."""
+    room = ROOT / "recsysml"
+    files = [file for name in ("results", "trainers/*", "ranking/*", "evals/*") for file in room.glob(f"{name}.py")]
+    code = "\n".join(file.read_text() for file in files)
+    held = set(re.findall(r'\bpath / "([\w.-]+)"', code))
+    assert {"results.json", "checkpoints", "plots", "index"} <= held
+    page = (ROOT / "README.md").read_text()
+    said = page[page.index("A run is a directory") : page.index("The same config and seed")]
+    assert not {name for name in held if f"`{name}`" not in said and f"`{name}/`" not in said}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

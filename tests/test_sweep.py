@@ -140,6 +140,14 @@ def test_a_mistake_in_the_last_job_costs_none(
     assert not own_outputs.exists()
 
 
+def test_a_key_that_an_experiment_sweeps_over_is_not_blamed_on_who_did_not_type_it(capsys):
+    assert main(["train", "-m", "experiment=feedback_loop", "data=open_bandit"]) == 2
+    said = "error: data=open_bandit does not fit experiment=feedback_loop, which sets data.seed"
+    assert said in capsys.readouterr().err
+    assert main(["train", "-m", "experiment=feedback_loop", "data=open_bandit", "data.seed=1,2"]) == 2
+    assert "error: data.seed: there is no such key." in capsys.readouterr().err
+
+
 def test_a_name_of_ones_own_and_choices_and_lists(told: SimpleNamespace, own_outputs: Path) -> None:
     argv = ["train", "-m", "sweep.name=mine", "model=gpt2,gpt2_modern", "tracker.tags=[a,b]", "tracker.mode=disabled"]
     assert main(argv) == 0

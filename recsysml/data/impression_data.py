@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recsysml.data.impression_encoder import ImpressionEncoder
+from recsysml.data.ties import warn_of_ties
 from recsysml.errors import DataError
 from recsysml.schemas.ranking_shape import RankingShape
 
@@ -70,6 +71,7 @@ class RawImpressions:
     task_types: dict[str, str]
     requests: np.ndarray  # (N,) int64
     times: np.ndarray  # (N,) float64 seconds
+    moments: np.ndarray | None = None  # (N,) rising: the times that the split cuts, where rows of one time may be many
     dense: dict[str, np.ndarray] = field(default_factory=dict)  # (N,) float64 each, NaN where missing
     sparse: dict[str, polars.Series] = field(default_factory=dict)  # (N,) text, null where missing
     bags: dict[str, tuple[polars.Series, np.ndarray, np.ndarray]] = field(default_factory=dict)  # values, starts, stops
@@ -310,7 +312,7 @@ def _check_rows(raw: RawImpressions, fitting: bool) -> None:
 
 
 def _report(raw: RawImpressions, table: ImpressionTable, learnt: slice, fitting: bool) -> None:
-    """One line for what is missing, one for what training never met."""
+    """One line for what is missing, one for what training never met, one for a split among rows of one time."""
     missing = {name: int(np.isnan(values).sum()) for name, values in raw.dense.items()}
     if said := ", ".join(f"{name} {count:,}" for name, count in missing.items() if count):
         log.warning("%s: numbers that are missing count as the mean of train: %s", raw.name, said)
@@ -320,6 +322,8 @@ def _report(raw: RawImpressions, table: ImpressionTable, learnt: slice, fitting:
         unmet[name] = int(((table.sparse[rows, place] == 0) & values[rows].is_not_null().to_numpy()).sum())
     if said := ", ".join(f"{name} {count:,}" for name, count in unmet.items() if count):
         log.info("%s: rows with a value that training never met: %s", raw.name, said)
+    if fitting and raw.moments is not None:  # who judges has been told by who trained
+        warn_of_ties(raw.name, raw.moments, raw.bounds, "impressions")
 
 
 def _fingerprint(raw: RawImpressions, table: ImpressionTable) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from recsysml.data import tables
 from recsysml.data.impression_data import ImpressionTable, RawImpressions, bounds_by_time, encode
 from recsysml.data.impression_encoder import ImpressionEncoder
+from recsysml.data.retention import retention_labels
 from recsysml.errors import ConfigError, DataError
 from recsysml.files import sha256
 from recsysml.schemas.impressions import ImpressionsConfig
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import polars
 
 FORMAT = 1
+# of data.retention: what is no column, but a one each
+_ONE = "items"
 
 
 def check(config: ImpressionsConfig) -> None:
@@ -25,12 +28,14 @@ def check(config: ImpressionsConfig) -> None:
     config.validate()
     if not config.path:
         raise ConfigError(f"data.path is empty: give a file of impressions, one of {', '.join(tables.SUFFIXES)}")
-    if not config.labels:
+    if not config.task_types():
         raise ConfigError("data.labels is empty: name the columns to predict, such as +data.labels.click=binary")
     if not (config.dense or config.sparse or config.bags or config.sequences or config.vectors):
         raise ConfigError("data has no features: name columns in data.dense, data.sparse, data.bags, ...")
     for path in _files(config):
         tables.need(path, _wanted(config), config.columns)
+        if _ONE in config.retention and _ONE in tables.columns(path, config.columns):
+            raise ConfigError(f"data.retention: {_ONE} is a one each, and {path} has a column of that name: rename it.")
 
 
 def load_impressions(config: ImpressionsConfig, encoder: ImpressionEncoder | None = None) -> ImpressionTable:
@@ -72,7 +77,9 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
     where = where.ordered(order)
     if len(files) == 1:
         bounds = bounds_by_time(request, config.val_fraction, config.test_fraction, config.name)
+        moments = first_times[request]
     else:
+        moments = None  # the files say which split each row is in
         edges = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         bounds = {name: (edges[i], edges[i + 1]) for i, name in enumerate(("train", "val", "test"))}
     history, starts, stops = {}, None, None
@@ -85,10 +92,12 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
         config.name,
         ["impressions", FORMAT, [sha256(file) for file in files], settings],
         bounds,
-        {name: _labels(config, name, rows[name], where) for name in config.labels},
-        dict(config.labels),
+        {name: _labels(config, name, rows[name], where) for name in config.labels}
+        | _later(config, rows, times, bounds, where),
+        config.task_types(),
         request,
         times,
+        moments=moments,
         dense={name: _numbers(rows[name], where, strict=strict) for name in config.dense},
         sparse={name: _ids(rows[name]) for name in sparse},
         bags={name: _lists(rows[name]) for name in config.bags},
@@ -137,7 +146,12 @@ def _wanted(config: ImpressionsConfig) -> dict[str, str]:
     """Column -> the key that names it."""
     lists = ("dense", "sparse", "bags", "sequences", "vectors", "labels")
     wanted = {name: f"data.{key}" for key in lists for name in getattr(config, key)}
-    for key in ("time_column", "request_column", "position_column"):
+    for name in config.retention:
+        if name != _ONE:
+            wanted.setdefault(name, "data.retention")
+    keys = ["time_column", "request_column", "position_column"]
+    keys += ["session_column", "retention_pays", "retention_after"] if config.retention else []
+    for key in keys:
         if getattr(config, key):
             wanted.setdefault(getattr(config, key), f"data.{key}")
     return wanted
@@ -193,6 +207,53 @@ def _labels(config: ImpressionsConfig, name: str, values: polars.Series, where: 
         what = "neither 0 nor 1" if config.labels[name] == "binary" else "no number"
         raise DataError(f"{where[row]}: label {name} is {_shown(values[row])}, {what}")
     return found
+
+
+def _later(
+    config: ImpressionsConfig,
+    rows: polars.DataFrame,
+    times: np.ndarray,
+    bounds: dict[str, tuple[int, int]],
+    where: _Rows,
+) -> dict[str, np.ndarray]:
+    """(N,) float64 of each later_ label: discounted sums over what follows in the session within the row's own split.
+
+    A sum that went on would bring outcomes of val and test into labels that are learnt from. So a session on the edge
+    of a split counts up to it, as in a log that ends there.
+    """
+    import polars as pl
+
+    if not config.retention:
+        return {}
+
+    def numbers(name: str, *, flag: bool = False) -> np.ndarray:
+        known = name in config.labels
+        found = _labels(config, name, rows[name], where) if known else _numbers(rows[name], where, strict=True)
+        wrong = ~np.isin(found, (0.0, 1.0)) if flag else np.isnan(found)
+        if wrong.any():
+            row = int(wrong.argmax())
+            what = "neither 0 nor 1" if flag else "where a sum over a session needs a number"
+            raise DataError(f"{where[row]}: {name} is {_shown(rows[name][row])}, {what}")
+        return found.astype(bool) if flag else found
+
+    sessions = _ids(rows[str(config.session_column)])
+    if sessions.null_count():
+        raise DataError(f"{where[int(sessions.is_null().arg_max() or 0)]} has no {config.session_column}")
+    owners = [sessions, *([_ids(rows[config.user_column]).fill_null("")] if config.user_column else [])]
+    key = np.repeat(np.arange(len(bounds)), [stop - start for start, stop in bounds.values()])
+    for each in owners:
+        number = each.rank("dense").to_numpy().astype(np.int64)
+        key = key * (int(number.max()) + 1) + number
+    if len(np.unique(key)) == len(rows):
+        raise DataError(f"{config.path}: {config.session_column} is another in every row: nothing follows in a session")
+    table = {f"later_{name}": np.ones(len(rows)) if name == _ONE else numbers(name) for name in config.retention}
+    asked = {"counts": config.retention_pays, "entered": config.retention_after}
+    flags = {key: numbers(name, flag=True) for key, name in asked.items() if name}
+    found = retention_labels(
+        pl.DataFrame({"session": key, "time": times, **flags, **table}), list(table), session="session",
+        order=["time"], discount=config.retention_discount, **{key: key for key in flags},
+    )  # fmt: skip
+    return {name: labels.fill_null(0.0).to_numpy() for name, labels in found.items()}
 
 
 def _numbers(values: polars.Series, where: _Rows, *, strict: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from recsysml.data.features import Features
+from recsysml.data.ties import warn_of_ties
 from recsysml.errors import DataError
 
 log = logging.getLogger("recsysml")
@@ -93,9 +94,15 @@ class Interactions:
         return by_user(self.joined(*names), len(self.user_ids))
 
 
-def warn_of_leak(data: Interactions) -> None:
-    """Say what learning from a split by each user's last event means; who only serves need not be told."""
-    if data.split == "last_out":
+def warn_of_split(data: Interactions) -> None:
+    """Say what learning from a split by each user's last event means, or where one by time cuts through one moment; who
+    only serves need not be told."""
+    if data.split == "time":
+        times = np.concatenate([part.times for part in data.splits.values()])
+        train, val, test = (len(part) for part in data.splits.values())
+        splits = {"val": (train, train + val), "test": (train + val, train + val + test)}
+        warn_of_ties(data.name, times, splits, "events")
+    else:
         log.warning(
             "%s: data.split=last_out leaks across users: what others do after a user's last event is trained on. "
             "Use it to compare with published numbers%s",

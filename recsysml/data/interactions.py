@@ -57,7 +57,8 @@ def load(config: InteractionsConfig) -> Interactions:
     rows = without_duplicates(rows, path)
     users, user_ids = encode(rows["user"])
     items, item_ids = encode(rows["item"])
-    report_few(users, user_ids, rows["row"].to_numpy(), path)
+    if config.split == "last_out":
+        report_few(users, user_ids, rows["row"].to_numpy(), path)
     times = rows["time"].to_numpy()
     if config.ties == "item":
         order = by_item(rows["item"])
@@ -111,7 +112,7 @@ def by_item(items: polars.Series) -> np.ndarray:
 
 
 def report_few(users: np.ndarray, user_ids: list[str], rows: np.ndarray, path: Path) -> None:
-    """Says how many users (of events (N,), read from `rows` (N,)) have too little history to be asked about."""
+    """Says how many users (of events (N,), read from `rows` (N,)) have too little history for last_out to ask about."""
     counts = np.bincount(users)
     short = np.flatnonzero(counts[users] < ENOUGH)
     if len(short):

@@ -112,6 +112,7 @@ def read(config: KuaiRandConfig) -> RawImpressions:
         config.task_types(),
         users,
         times,
+        moments=times,
         dense=dense,
         sparse=of_user | ids,
         history={"past_video": rows["video_id"][of], "past_response": _texts(response[of])},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recsysml.data.impression_data import bounds_by_time
+from recsysml.data.ties import warn_of_ties
 from recsysml.errors import DataError
 
 # where the propensities come from: the log itself, or a model of the policy that made it
@@ -94,6 +95,11 @@ class LoggedSlates:
 def split_by_time(n: int, val: float, test: float, name: str) -> dict[str, tuple[int, int]]:
     """The newest shares of n requests in order of time. Raises DataError naming a split that would be empty."""
     return bounds_by_time(np.arange(n), val, test, name, "requests")
+
+
+def warn_of_split(log: LoggedSlates) -> None:
+    """Say where the split cuts through requests of one time, to who learns from it or judges by it."""
+    warn_of_ties(log.name, log.times, log.bounds, "requests")
 
 
 def _check(log: LoggedSlates) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsysml import sections
 from recsysml.data import KINDS as DATA
-from recsysml.data.slates import ESTIMATED, LoggedSlates
+from recsysml.data.slates import ESTIMATED, LoggedSlates, warn_of_split
 from recsysml.engine import device
 from recsysml.errors import DataError
 from recsysml.metrics import policy as metrics
@@ -30,6 +30,7 @@ NOTE = (
     "Bars are 95% intervals, the line is the truth where it is known. An estimate of fewer effective requests than"
     f" {metrics.LEAST_ESS:.0%} of the log is not to be believed, whatever its interval."
 )
+_NO_ERROR = "without an error: all that it rests on says the same"
 # so many standard errors a mean weight may be off 1
 _OFF = 4
 _TRUTHS = {
@@ -138,7 +139,7 @@ def record(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
         run.metric(
             metric, one.value, stderr=one.stderr, n=len(ids), better="higher", baseline=judged.logged.value, **more
         )
-        if np.isfinite(one.value):
+        if one.stderr is not None:  # scores without a spread of their own would lend `diff` a certainty
             run.add_examples(metric, ids, one.scores)
     section(run, split, judged, log)
     for line in sentences(split, judged, log):
@@ -148,16 +149,14 @@ def record(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
 def section(run: Any, split: str, judged: Judged, log: LoggedSlates) -> None:
     """The estimators with their intervals, as a table and as bars, with the truth where it is known."""
     truth = judged.truth
-    columns = ["estimator", "value", "low", "high", "ESS", "ESS / n", "remark"]
-    if truth is not None:
-        columns.insert(4, "error / stderr")
+    error = ["error / stderr"] if truth is not None else []
+    columns = ["estimator", "value", "low", "high", *error, "ESS", "ESS / n", "remark"]
     rows, bars = [], []
     for name, one in judged.estimates.items():
-        row: list[Any] = [name, one.value, one.low, one.high, one.ess, one.ess_share]
-        row.append(f"not to be believed: {judged.doubt(name)}" if judged.doubt(name) else "")
-        if truth is not None:
-            row.insert(4, (one.value - truth.value) / one.stderr if one.stderr else None)
-        rows.append(row)
+        remark = _NO_ERROR if one.stderr is None else ""
+        remark = f"not to be believed: {judged.doubt(name)}" if judged.doubt(name) else remark
+        off = [] if truth is None else [(one.value - truth.value) / one.stderr if one.stderr else None]
+        rows.append([name, one.value, one.low, one.high, *off, one.ess, one.ess_share, remark])
         line = None if truth is None else truth.value
         bars.append({"label": name, "value": one.value, "low": one.low, "high": one.high, "baseline": line})
     known: list[list[Any]] = [
@@ -188,6 +187,8 @@ def sentences(split: str, judged: Judged, log: LoggedSlates) -> list[str]:
     if judged.truth is not None:
         error = f" ± {judged.truth.stderr:.4f}" if judged.truth.stderr is not None else ""
         lines.append(f"{split}: {_TRUTHS[judged.truth.source]}: {judged.truth.value:.4f}{error}")
+    if bare := [name for name, one in judged.estimates.items() if one.stderr is None]:
+        lines.append(f"{split}: {', '.join(bare)}: {_NO_ERROR}")
     if doubt := judged.doubt("ips"):
         lines.append(f"{split}: no estimate is to be believed: {doubt}")
     if log.propensity_source == ESTIMATED:
@@ -297,6 +298,8 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     else:
         weights = config.model.rewards(config.data)
         policy, truth = simple_policy(how.policy, log, rows, config.data, weights)
+        if how.split != "all":  # who trains a model has been told
+            warn_of_split(log)
         run.set_model(how.policy, "policy", 0, 0)
     run.set_data(log.name, log.fingerprint, log.sizes)
     run.set_protocol(**protocol(log, weights, how))

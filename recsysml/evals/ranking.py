@@ -19,7 +19,7 @@ from recsysml.metrics import ranking as metrics
 from recsysml.metrics.retrieval import history_groups
 from recsysml.models.ranking_baselines import BASELINES
 from recsysml.ranking.baseline_features import baseline_features
-from recsysml.ranking.calibrating import CALIBRATED_ON, map_to_judge
+from recsysml.ranking.calibrating import map_to_judge
 from recsysml.ranking.calibration_report import record_calibrations
 from recsysml.ranking.opening import arranged, open_ranker
 from recsysml.ranking.scoring import logits
@@ -225,7 +225,7 @@ def judge_and_record(
         logger.info("%s", found)
 
 
-def protocol(table: ImpressionTable, calibrated_on: Mapping[str, str] = CALIBRATED_ON) -> dict[str, Any]:
+def protocol(table: ImpressionTable, calibrated_on: Mapping[str, str]) -> dict[str, Any]:
     """How it was judged, for results.json: runs that differ here do not compare. calibrated_on: split -> the rows that
     maps of probabilities are fitted to, where a ranker has one."""
     return {

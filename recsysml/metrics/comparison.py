@@ -54,7 +54,8 @@ def exact_mcnemar(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> Differen
 def paired_t(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> Difference:
     """Student's t on the differences (n,); t with n - 1 degrees of freedom.
 
-    Differences that are all the same number leave no noise to compare with: p is 1 if that number is 0, else 0.
+    Differences that are all 0 are no difference: p is 1. Raises ValueError where they are all another number: that
+    leaves no noise to compare with, and an interval of no width.
     """
     n = _pairs(a, b)
     differences = np.asarray(b, np.float64) - np.asarray(a, np.float64)
@@ -62,7 +63,9 @@ def paired_t(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> Difference:
     stderr = float(differences.std(ddof=1)) / math.sqrt(n)
     # Identical differences of which rounding has made almost identical ones are no evidence of extreme precision.
     if stderr <= 1e-13 * float(np.abs(np.concatenate([a, b])).max()):
-        return Difference(effect, effect, effect, 1.0 if effect == 0 else 0.0, "paired t")
+        if effect:
+            raise ValueError(f"all {n} differences are the same: there is no noise to compare with")
+        return Difference(0.0, 0.0, 0.0, 1.0, "paired t")
     p = 2.0 * float(special.stdtr(n - 1, -abs(effect / stderr)))
     half = float(special.stdtrit(n - 1, 1 - alpha / 2)) * stderr
     return Difference(effect, effect - half, effect + half, p, "paired t")

@@ -43,7 +43,8 @@ _GRID = 40
 
 @dataclass(frozen=True)
 class Estimate:
-    """value +- stderr (None of a single request), its 95% interval, and the effective sample size behind it.
+    """value +- stderr, its 95% interval, and the effective sample size behind it. A single request, and requests that
+    all say the same, say nothing of their spread: stderr and interval are None.
 
     scores: (R,) one number a request, whose mean is the value; of a ratio they are linearised, so that their standard
     error is the ratio's. ess: of the weights, (sum w)^2 / sum w^2; of replay the requests that it keeps.
@@ -98,7 +99,7 @@ def estimate(
     weights = policy[rows, shown] / propensity
     expected, at_shown = (policy * predicted).sum(axis=1), predicted[rows, shown]
     residual = reward - at_shown
-    return {
+    found = {
         "replay": replay(weights, reward, seed),
         "ips": ips(weights, reward),
         "clipped_ips": clipped_ips(weights, reward, math.sqrt(len(rows)) if clip is None else clip),
@@ -108,6 +109,7 @@ def estimate(
         "dr_os": shrunk_dr(weights, residual, expected),
         "switch_dr": switch_dr(weights, residual, expected),
     }
+    return {name: _without_false_certainty(one) for name, one in found.items()}
 
 
 def check(
@@ -252,6 +254,13 @@ def _ratio(weights: np.ndarray, reward: np.ndarray, ess: float) -> Estimate:
     scores = value + weights * (reward - value) / total
     # a single request says nothing of its own spread
     return _mean(scores, ess) if np.count_nonzero(weights) > 1 else _interval(value, None, ess, scores)
+
+
+def _without_false_certainty(one: Estimate) -> Estimate:
+    """No error instead of one of 0, or of what rounding leaves of it: a few rewards that are all 0 are no proof."""
+    if one.stderr is None or one.stderr > 1e-13 * float(np.abs(one.scores).max()):
+        return one
+    return Estimate(one.value, None, None, None, one.ess, one.scores)
 
 
 def _mean(scores: np.ndarray, ess: float) -> Estimate:

@@ -23,7 +23,7 @@ from recsysml.ranking.scoring import logits as logits_of
 
 logger = logging.getLogger("recsysml")
 
-# split -> which rows the map that judges it is fitted to, as the protocol says it
+# split -> which rows the map that judges it is fitted to, as the protocol says it (`diff` reads these words)
 CALIBRATED_ON = {"val": CALIBRATION, "test": "all held out before it"}
 # rows of the rarer answer below which a task's map would be that of a few rows
 MIN_OF_EACH = 10
@@ -118,6 +118,12 @@ def rows_of_map(split: str, table: ImpressionTable) -> tuple[int, int]:
     return table.bounds[CALIBRATION] if split == "val" else table.held_out
 
 
+def calibrated_on(config: Any) -> dict[str, str]:
+    """Split -> rows of the maps that judge it, for the protocol: one that is trained along sees the later half of val
+    alone. config: of the ranker."""
+    return dict(CALIBRATED_ON) if config.calibration_fit == "post_hoc" else dict.fromkeys(CALIBRATED_ON, CALIBRATION)
+
+
 def map_to_judge(
     opened: Opened, split: str, table: ImpressionTable, *, batch_size: int, device: torch.device | str
 ) -> dict[str, str]:
@@ -137,7 +143,7 @@ def map_to_judge(
         model.calibration.load_state_dict(begin)  # what stays where there is nothing to fit to
         calibrate(model, table, rows, batch_size=batch_size, device=device)
         logger.info("val is judged by a map of the rows after it, as in training: the checkpoint's own has seen val")
-    return CALIBRATED_ON
+    return calibrated_on(model.config)
 
 
 def held_out_labels(model: Any, table: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:

@@ -52,10 +52,10 @@ def _series(run: ReportedRun) -> dict[str, np.ndarray]:
     """name -> (n, 3): step, seconds, value; of every number that was logged at two steps or more."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for row in run.rows:
-        seconds = row.get("seconds")
+        seconds = row["seconds"] if isinstance(row.get("seconds"), int | float) else np.nan
         for name, value in row.items():
             if name not in ("step", "seconds") and isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(name, []).append((row["step"], seconds if seconds is not None else np.nan, value))
+                found.setdefault(name, []).append((row["step"], seconds, value))
     return {name: np.array(rows, np.float64) for name, rows in found.items() if len(rows) > 1}
 
 

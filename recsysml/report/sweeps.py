@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from recsysml.report.gather import ReportedRun
 from recsysml.report.tables import Cell, Table, figure
 from recsysml.runs import read_json
 
+logger = logging.getLogger("recsysml")
+
 
 @dataclass(frozen=True)
 class ReportedSweep:
@@ -23,21 +26,24 @@ class ReportedSweep:
 
 
 def sweeps_of(runs: Sequence[ReportedRun]) -> list[ReportedSweep]:
-    """The sweeps that the runs are jobs of, as far as they are among the runs."""
+    """The sweeps that the runs are jobs of, as far as they are among the runs. A sweep.json that cannot be read costs a
+    warning: the runs are shown all the same."""
     found = []
     for folder in dict.fromkeys(run.path.parent for run in runs):
-        if not (folder / "sweep.json").is_file():
+        own = {run.results["run"]["id"]: run for run in runs if run.path.parent == folder}
+        if len(own) < 2 or not (folder / "sweep.json").is_file():
             continue
         try:
             content = read_json(folder / "sweep.json")
             jobs = [row for row in content["jobs"] if row["status"] == "ok"]
-        except (ConfigError, KeyError, TypeError):
-            continue  # the runs are shown all the same
-        own = {run.results["run"]["id"]: run for run in runs if run.path.parent == folder}
-        if sum(row["run"] in own for row in jobs) > 1:
-            pictures = [folder / "plots" / name for name in ("sweep.png", "trade_off.png")]
-            name = str(content.get("name") or folder.name)
-            found.append(ReportedSweep(name, _table(jobs, own), [file for file in pictures if file.is_file()]))
+            if sum(row["run"] in own for row in jobs) > 1:
+                pictures = [folder / "plots" / name for name in ("sweep.png", "trade_off.png")]
+                name = str(content.get("name") or folder.name)
+                found.append(ReportedSweep(name, _table(jobs, own), [file for file in pictures if file.is_file()]))
+        except ConfigError as error:
+            logger.warning("the table of a sweep is left out: %s", error)
+        except (KeyError, TypeError, AttributeError):
+            logger.warning("the table of a sweep is left out: %s is damaged", folder / "sweep.json")
     return found
 
 

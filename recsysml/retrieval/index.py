@@ -115,6 +115,8 @@ def load(folder: Path, items: np.ndarray, queries: Callable[[], np.ndarray], *, 
             if (found.ntotal, found.d) == items.shape:
                 return Index(found, description)
             reason = f"it holds {found.ntotal:,} vectors of width {found.d}"
+    except FileNotFoundError as error:
+        reason = f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = f"it cannot be read ({type(error).__name__})"
     logger.warning("the index in %s is not used: %s; building it anew", folder, reason)

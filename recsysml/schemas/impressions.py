@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from recsysml.errors import ConfigError
-from recsysml.schemas.checks import at_least, one_of, parts_of_time
+from recsysml.schemas.checks import at_least, one_of, parts_of_time, share
 
 
 @dataclass
@@ -99,6 +99,17 @@ class ImpressionsConfig(_ImpressionFields):
     labels: dict[str, str] = field(default_factory=dict)
     # of a binary label that is a text: the text that stands for 1
     positive: dict[str, str] = field(default_factory=dict)
+    # besides the labels, what comes later in the session, as real labels later_<column>: columns of numbers, and items
+    # (a one each). Sums end with the row's own split, so that no label of one knows of another
+    retention: list[str] = field(default_factory=list)
+    # what groups the rows of one session; of the user_column's users each has their own
+    session_column: str | None = None
+    # a row k places later counts retention_discount^k
+    retention_discount: float = 0.9
+    # the column of 0 and 1 without which a later row pays nothing (a segment); null: each pays
+    retention_pays: str | None = None
+    # the one without which a row is paid nothing for what follows it (its immediate value); null: each is paid
+    retention_after: str | None = None
     # sparse column -> buckets that its ids are hashed into; the others have a vocabulary
     hashed: dict[str, int] = field(default_factory=dict)
     # how often training must meet a value for it to have an id of its own
@@ -128,9 +139,25 @@ class ImpressionsConfig(_ImpressionFields):
             raise ConfigError(f"data.sequences={self.sequences}: one is read, the others would be ignored.")
         if (self.val_path and not self.test_path) or (self.test_path and not self.val_path):
             raise ConfigError("data.val_path and data.test_path: give both, or none and the fractions cut `path`.")
-        used = [*self.dense, *self.sparse, *self.bags, *self.sequences, *self.vectors, *self.labels]
+        self._validate_retention()
+        inputs = [*self.dense, *self.sparse, *self.bags, *self.sequences, *self.vectors]
+        used = [*inputs, *self.labels, *(f"later_{name}" for name in self.retention)]
         if twice := [name for name in dict.fromkeys(used) if used.count(name) > 1]:
             raise ConfigError(f"data: the column {twice[0]} is named in two places; a label is never an input.")
+
+    def _validate_retention(self) -> None:
+        share("data.retention_discount", self.retention_discount, one=True)
+        if len(set(self.retention)) < len(self.retention):
+            raise ConfigError(f"data.retention={self.retention}: name each column once.")
+        if self.retention and not self.session_column:
+            raise ConfigError("data.retention is summed over sessions: set data.session_column.")
+        for key in ("retention_pays", "retention_after"):
+            if getattr(self, key) and not self.retention:
+                raise ConfigError(f"data.{key} is not read without data.retention: name what is to be summed.")
+        for name in (*self.retention, self.retention_after):
+            for key in ("dense", "sparse", "bags", "sequences", "vectors"):
+                if name in getattr(self, key):
+                    raise ConfigError(f"data.{key}: {name} makes a label (data.retention); a label is never an input.")
 
     def _sparse_only(self, key: str, names: object) -> None:
         for name in names:  # type: ignore[attr-defined]
@@ -139,4 +166,4 @@ class ImpressionsConfig(_ImpressionFields):
 
     def task_types(self) -> dict[str, str]:
         """Label -> binary or real."""
-        return dict(self.labels)
+        return dict(self.labels) | dict.fromkeys((f"later_{name}" for name in self.retention), "real")

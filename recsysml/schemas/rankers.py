@@ -111,6 +111,8 @@ class MTMLConfig:
             at_least(f"model.task_weights.{task}", weight, 0)
         if self.task_weights and self.weighting != "fixed":
             raise ConfigError(f"model.task_weights are not read with model.weighting={self.weighting}: use fixed.")
+        if self.weighting == "fixed" and not self.task_weights:
+            raise ConfigError("model.weighting=fixed needs model.task_weights: where all weigh 1, use equal.")
         if parents := set(self.factorised) & set(self.factorised.values()):
             raise ConfigError(f"model.factorised: {min(parents)} stands on both sides; one step is what can be.")
 

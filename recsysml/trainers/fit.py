@@ -10,7 +10,7 @@ import torch
 
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
-from recsysml.data.interaction_data import Interactions, warn_of_leak
+from recsysml.data.interaction_data import Interactions, warn_of_split
 from recsysml.engine import checkpoint, device
 from recsysml.evals import retrieval as evals
 from recsysml.retrieval.opening import build, metadata
@@ -28,7 +28,7 @@ def train(config: RunConfig, run: Any) -> None:
     if run is None:
         return
     data: Interactions = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
-    warn_of_leak(data)
+    warn_of_split(data)
     machine = device.prepare(device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True)
     model = build(config.model, len(data.item_ids), len(data.user_ids))
     mask_seen = config.data.mask_seen

@@ -12,7 +12,7 @@ import torch
 
 from recsysml import lazy, plots
 from recsysml.data import KINDS as DATA
-from recsysml.data.slates import LoggedSlates
+from recsysml.data.slates import LoggedSlates, warn_of_split
 from recsysml.engine import device, start
 from recsysml.engine.device import Machine
 from recsysml.engine.distributed import World
@@ -65,6 +65,7 @@ def _train(config: RunConfig, run: Any, log: LoggedSlates, machine: Machine, wor
             *(f"{log.fitted[1] - log.fitted[0]:,}", log.name, log.mask.shape[1]),
             " + ".join(f"{weight:g} {task}" for task, weight in rewards.items()),
         )
+        warn_of_split(log)
         for said in how.ignored():
             logger.warning("%s", said)
         if np.ptp(log.rewards(rewards)[slice(*log.fitted)]) == 0:

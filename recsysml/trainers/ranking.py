@@ -20,7 +20,7 @@ from recsysml.engine.distributed import World
 from recsysml.engine.loop import Task, fit
 from recsysml.evals import ranking as evals
 from recsysml.losses.tasks import task_losses
-from recsysml.ranking.calibrating import calibrate, enough, held_out_labels, rows_of_map
+from recsysml.ranking.calibrating import calibrate, calibrated_on, enough, held_out_labels, rows_of_map
 from recsysml.ranking.calibration_losses import CalibrationLosses, held_out_loss
 from recsysml.ranking.opening import build, metadata
 from recsysml.ranking.scoring import logits
@@ -60,7 +60,8 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
 
     learnt = table.fitted
     if world.main:
-        parameters = record.begin(run, table, config.model, model, evals.protocol(table), machine, resume)
+        protocol = evals.protocol(table, calibrated_on(config.model))
+        parameters = record.begin(run, table, config.model, model, protocol, machine, resume)
         logger.info(
             "%s: %s parameters on %s, %s, threads: %s; %s impressions of %s to learn from, tasks %s",
             *(config.model.name, parameters, device.device_name(machine.device), machine.precision),

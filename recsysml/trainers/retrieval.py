@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recsysml import lazy
 from recsysml.data import KINDS as DATA
-from recsysml.data.interaction_data import Interactions, warn_of_leak
+from recsysml.data.interaction_data import Interactions, warn_of_split
 from recsysml.data.sequence_batches import IGNORE, SequenceBatches
 from recsysml.engine import checkpoint, device, record, seeds, start
 from recsysml.engine.device import Machine
@@ -57,7 +57,7 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
     with world.main_first():
         data: Interactions = lazy.resolve(f"{DATA[config.data.kind]}:load")(config.data)
     if world.main:
-        warn_of_leak(data)
+        warn_of_split(data)
     mask_seen = config.data.mask_seen
     asked = {split: questions(data, split, mask_seen=mask_seen) for split in ("val", "test")}
     events = training(data)

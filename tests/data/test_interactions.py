@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from recsysml.data import interactions
-from recsysml.data.interaction_data import warn_of_leak
+from recsysml.data.interaction_data import warn_of_split
 from recsysml.errors import ConfigError, DataError
 from recsysml.files import data_dir
 from recsysml.schemas.data import InteractionsConfig
@@ -268,15 +268,17 @@ def test_users_with_one_event_are_counted_and_one_is_named(tmp_path, caplog):
         data = interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events), split="last_out"))
     assert "users with fewer than 3 events: 1 (the first is once with 1, row 7)" in caplog.text
     assert "leaks across users" not in caplog.text  # that is for who trains to say
-    warn_of_leak(data)
+    warn_of_split(data)
     assert "leaks across users" in caplog.text
     assert "split=time is the honest one" in caplog.text
-    warn_of_leak(dataclasses.replace(data, timed=False))
+    warn_of_split(dataclasses.replace(data, timed=False))
     assert "without times there is no other" in caplog.text
     n_lines = len(caplog.records)
-    warn_of_leak(dataclasses.replace(data, split="time"))
+    warn_of_split(dataclasses.replace(data, split="time"))
     assert len(caplog.records) == n_lines
     assert data.user_ids.index("once") not in data.splits["test"].users
+    interactions.load(InteractionsConfig(path=write(tmp_path / "e.csv", events)))  # by time nobody is left out for it
+    assert len(caplog.records) == n_lines
 
 
 @pytest.mark.parametrize(("split", "events"), [("time", GOOD[:3]), ("last_out", [(f"u{n}", "i", n) for n in range(9)])])

@@ -66,6 +66,41 @@ def test_the_truth_is_the_sum_over_the_slate_and_lies_near_the_estimates(world):
         assert abs(one.value - found.truth.value) < 4 * one.stderr, name
 
 
+def test_rewards_that_are_all_alike_have_no_error_and_win_nothing(world, tmp_path):
+    """One policy shows what earned, the other what did not: what they keep is 1 throughout, and 0 throughout."""
+    log, _, _ = world
+    rows, earned = np.arange(len(log)), np.arange(len(log)) % 2 == 0
+    other = np.where(np.arange(log.mask.shape[1]) == log.shown[:, None], 0, log.mask).argmax(axis=1)
+    mask = np.zeros_like(log.mask)
+    mask[rows, log.shown] = mask[rows, other] = True
+    log = dataclasses.replace(
+        log, actions=np.where(earned[:, None], 1, 0) * np.ones((1, len(log.tasks)), np.float32), logging=None,
+        mask=mask, propensity=np.full(len(log), 0.5), weights={next(iter(log.tasks)): 1.0},
+    )  # fmt: skip
+    paths = []
+    for keeps in (earned, ~earned):
+        pi = np.zeros(log.mask.shape)
+        pi[rows, np.where(keeps, log.shown, other)] = 1
+        found = policy.judge(log, rows, pi, log.rewards(), np.zeros(log.mask.shape), HOW)
+        for name in ("replay", "snips"):
+            one = found.estimates[name]
+            assert (one.value, one.stderr, one.low, one.high) == (float(keeps[0]), None, None, None), name
+        assert found.estimates["dm"].stderr is None and found.estimates["replay"].unreliable is None
+        run = Run.create(tmp_path, "eval", "policy", argv=[], config={}, overrides=[])
+        policy.record(run, "all", found, log)
+        run.finish("ok")
+        paths.append(run.path)
+        (said,) = [line for line in policy.sentences("all", found, log) if "without an error" in line]
+        assert {"replay", "snips", "dm"} <= set(said.removeprefix("all: ").partition(":")[0].split(", "))
+        table = json.loads((run.path / "sections" / "policy_all.json").read_text())["parts"][1]
+        assert "without an error" in next(row for row in table["rows"] if row[0] == "dm")[-1]
+    verdicts = {row.name: row for row in compare(*paths).metrics}
+    for name in ("replay", "snips"):
+        row = verdicts[f"all/policy/{name}"]
+        assert (row.a, row.b, row.verdict) == (1.0, 0.0, REFUSED), name
+        assert "no standard error in both" in row.reason
+
+
 def test_the_split_and_the_clip_are_those_asked_for(world):
     log, config, _ = world
     for split, (start, stop) in log.bounds.items():

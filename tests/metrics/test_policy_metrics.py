@@ -323,6 +323,22 @@ def test_what_is_no_log_is_refused(wrong, said):
         ope.estimate(**{**given, **wrong})
 
 
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
+def test_requests_that_all_say_the_same_say_nothing_of_their_spread(reward):
+    rng = np.random.default_rng(0)
+    pi = rng.dirichlet(np.ones(3), 50)
+    given = {
+        "policy": pi, "mask": np.ones((50, 3), bool), "shown": rng.integers(3, size=50),
+        "propensity": np.full(50, 1 / 3), "reward": np.full(50, reward), "predicted": np.full((50, 3), reward),
+    }  # fmt: skip
+    for name, one in ope.estimate(**given).items():
+        bare = reward == 0 or not name.endswith("ips") or name == "snips"  # weights that vary have a spread
+        assert (one.stderr is None) == (one.low is None) == (one.high is None) == bare, name
+        assert one.value == pytest.approx(reward, abs=1e-12 if bare else 3 * one.stderr)
+    one_off = ope.estimate(**{**given, "reward": np.where(np.arange(50) == 7, reward + 1, reward)})
+    assert all(one.stderr for name, one in one_off.items() if name not in ("replay", "dm"))
+
+
 def test_edges():
     one = ope.ips(np.ones(1), np.ones(1))
     assert (one.value, one.stderr, one.low) == (1, None, None)

@@ -267,6 +267,7 @@ def test_what_cannot_be_is_said():
         ({"norm": "batches"}, "Did you mean: batch"),
         ({"embedding_std": 0.0}, r"model\.embedding_std=0\.0: it must be greater than 0"),
         ({"task_weights": {"click": 1.0}}, "use fixed"),
+        ({"weighting": "fixed"}, r"weighting=fixed needs model\.task_weights"),
         ({"factorised": {"a": "b", "b": "c"}}, "b stands on both sides"),
     ):
         with pytest.raises(ConfigError, match=words):

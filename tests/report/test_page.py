@@ -309,6 +309,31 @@ def test_a_damaged_section_costs_a_warning_and_a_missing_run_an_error(tmp_path, 
         gather([str(path)])
 
 
+@pytest.mark.parametrize(
+    ("name", "garbage", "bad"),
+    [("metrics.jsonl", b"\xff\x00garbage\n" + b"[" * 100_000 + b"\n", 2), ("samples.jsonl", b"torn", 1)],
+)
+def test_damaged_rows_cost_a_warning_that_names_the_file_and_the_others_are_shown(tmp_path, caplog, name, garbage, bad):
+    path = make(tmp_path, 3, steps=4)
+    (whole,) = gather([str(path)])
+    assert not caplog.records
+    lines = (path / name).read_bytes().splitlines(keepends=True)
+    (path / name).write_bytes(b"".join([*lines, garbage]))
+    (found,) = gather([str(path)])
+    (record,) = caplog.records
+    said = f"{path / name}: {bad} of {len(lines) + bad} lines are damaged and left out, first line {len(lines) + 1}"
+    assert record.getMessage() == said
+    assert (found.rows, found.samples) == (whole.rows, whole.samples)
+    (path / name).write_bytes(b"garbage")
+    render(gather([str(path)]))
+
+
+def test_a_time_that_is_none_is_not_drawn(tmp_path):
+    path = make(tmp_path, 3, steps=4)
+    (path / "metrics.jsonl").write_text('{"step": 1, "seconds": "soon", "x": 1}\n' * 2)
+    assert ">Curves<" in render(gather([str(path)]))
+
+
 def test_runs_are_found_by_folder_id_and_sweep_and_each_once(own_outputs):
     first = make(own_outputs / "sweep" / "grid", 4, steps=3)
     second = make(own_outputs, 5, steps=3)

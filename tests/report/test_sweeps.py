@@ -52,10 +52,18 @@ def test_a_setting_is_a_row_with_means_over_its_seeds(folder):
     assert "Sweep grid" in page and base64.b64encode(b"picture").decode() in page
 
 
-def test_a_single_run_or_a_damaged_sweep_is_shown_without_it(folder):
-    path = next(str(run.path) for run in gather([str(folder)]) if run.results["run"]["status"] == "ok")
-    assert sweeps_of(gather([path])) == []
-    for content in ("{", "[]", '{"jobs": 3}', "{}"):
+def test_a_single_run_or_a_damaged_sweep_is_shown_without_it(folder, caplog):
+    whole = json.loads((folder / "sweep.json").read_text())
+    paths = [str(run.path) for run in gather([str(folder)]) if run.results["run"]["status"] == "ok"]
+    assert sweeps_of(gather(paths[:1])) == [] and not caplog.records
+    words = [{**job, "overrides": [number]} for number, job in enumerate(whole["jobs"])]
+    ids = [{**job, "run": []} for job in whole["jobs"]]
+    odd = [json.dumps(whole | {"jobs": each}) for each in (words, ids, "ok")]
+    for content in ("{", "garbage", "[]", '{"jobs": 3}', "{}", *odd):
+        caplog.clear()
         (folder / "sweep.json").write_text(content)
-        assert sweeps_of(gather([str(path), path])) == []
+        assert sweeps_of(gather(paths[:1])) == [] and not caplog.records  # nor is it asked for
+        assert sweeps_of(gather(paths)) == []
+        (record,) = caplog.records
+        assert str(folder / "sweep.json") in record.getMessage() and "damaged" in record.getMessage()
     assert "Sweep" not in render(gather([str(run) for run in folder.iterdir() if (run / "results.json").is_file()]))

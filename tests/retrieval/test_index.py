@@ -1,6 +1,7 @@
 """Indexes against a sort of all products; damaged ones are never served."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -107,7 +108,17 @@ def damage_description(folder, items):
 
 def remove(folder, items):
     (folder / "index.faiss").unlink()
-    return items, "cannot be read"
+    return items, "index.faiss is missing"
+
+
+def remove_the_description(folder, items):
+    (folder / "index.json").unlink()
+    return items, "index.json is missing"
+
+
+def remove_all(folder, items):
+    shutil.rmtree(folder)
+    return items, "index.json is missing"
 
 
 def change_vectors(folder, items):
@@ -156,8 +167,8 @@ def go_on_training(folder, items):
 
 
 HARMS = [
-    damage_content, damage_description, remove, change_vectors, truncate, truncate_and_say_so, swap_with_another_runs,
-    swap_the_index_alone, describe_with_a_list, go_on_training,
+    damage_content, damage_description, remove, remove_the_description, remove_all, change_vectors, truncate,
+    truncate_and_say_so, swap_with_another_runs, swap_the_index_alone, describe_with_a_list, go_on_training,
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from recsysml.diff import REFUSED, compare
 from recsysml.errors import ConfigError
 from recsysml.evals import ranking as evals
 from recsysml.models.mtml import MTML
-from recsysml.ranking.calibrating import calibrate, fit_calibration
+from recsysml.ranking.calibrating import calibrate, fit_calibration, map_to_judge
 from recsysml.ranking.calibration_losses import CalibrationLosses
 from recsysml.ranking.opening import open_ranker
 from recsysml.ranking.scoring import logits
@@ -315,14 +315,14 @@ def shifted(file):
 
 def test_a_calibration_trained_along_learns_from_rows_of_its_own_and_the_ranker_does_not_feel_it(shifted, tmp_path):
     """The same ranker bit for bit, and a map near the one that is fitted to it afterwards."""
-    found, opened = {}, {}
+    found, opened, paths = {}, {}, {}
     for fit in ("post_hoc", "in_model"):
         # the norm that clips is one of all gradients together
         config = configure(
             shifted, {"calibration_fit": fit, "dropout": 0.1}, grad_clip=0.0, max_steps=200, eval_every=200
         )
         config.data.val_fraction = 0.3
-        path = train(config, tmp_path / fit)
+        path = paths[fit] = train(config, tmp_path / fit)
         opened[fit] = open_ranker(path / "checkpoints" / "last").model
         table = load_impressions(config.data)
         found[fit] = logits(opened[fit], table, table.bounds["test"], batch_size=100)
@@ -334,6 +334,15 @@ def test_a_calibration_trained_along_learns_from_rows_of_its_own_and_the_ranker_
     ratio = {name: float(expit(z[:, 0]).mean() / clicks) for name, z in {"raw": raw, **found}.items()}
     assert ratio["raw"] > 1.8
     assert ratio["in_model"] == pytest.approx(ratio["post_hoc"], abs=0.15) and abs(ratio["in_model"] - 1) < 0.3
+
+    # what is said of the rows that the maps have seen, in training and when judged again, and that they still compare
+    rows = {"post_hoc": "all held out before it", "in_model": "calibration"}
+    for fit, said in rows.items():
+        trained = results(paths[fit])["protocol"]["calibrated_on"]
+        assert trained == {"val": "calibration", "test": said}
+        again = open_ranker(paths[fit] / "checkpoints" / "best")
+        assert map_to_judge(again, "test", table, batch_size=100, device="cpu") == trained
+    assert compare(paths["post_hoc"], paths["in_model"]).refused is None
 
 
 def test_a_calibration_trained_along_is_the_same_after_a_stop(file, tmp_path, monkeypatch):

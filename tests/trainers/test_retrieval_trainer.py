@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -159,10 +160,10 @@ def test_two_stages_in_one_run_find_order_and_serve(ring, tmp_path, capsys):
 
     capsys.readouterr()
     told = []
-    for _ in range(2):  # by its index, then without one
-        assert main(["recommend", str(path), "--history", "i03,i04,i05", "-k", "15"]) == 0
+    shutil.copytree(path / "checkpoints" / "best", tmp_path / "alone" / "best")
+    for each in (path, tmp_path / "alone" / "best"):  # by its index, then without one
+        assert main(["recommend", str(each), "--history", "i03,i04,i05", "-k", "15"]) == 0
         told.append([line.split()[2] for line in capsys.readouterr().out.splitlines()])
-        (path / "index").rename(path / "gone") if (path / "index").exists() else None
     assert told[0] == told[1]
     assert sorted(told[0] + ["i03", "i04", "i05"])[:3] == ["i00", "i01", "i02"]
     assert main(["export", str(path), str(tmp_path / "out")]) == 0
@@ -402,6 +403,15 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
         assert "leaks across" not in again.err
     assert json.loads((path / "index" / "index.json").read_text())["measured_on"] == 40  # users, and not the one asked
 
+    for gone in ("index.json", ""):  # the file, and then the whole folder
+        (path / "index" / gone).rename(tmp_path / f"gone{gone}")
+        for said in (True, False):
+            assert main(["recommend", str(path), "--user", "u07", "-k", "30"]) == 0
+            again = capsys.readouterr()
+            assert [line.split()[2] for line in again.out.splitlines()] == found
+            assert ("index.json is missing; building it anew" in again.err) == said
+            assert (path / "index" / "index.json").is_file()
+
     assert main(["export", str(path), str(tmp_path / "out")]) == 0
     assert "20 items, width 16; flat index, recall@100 1.0000" in capsys.readouterr().out
     vectors = np.load(tmp_path / "out" / "item_vectors.npy")
@@ -422,3 +432,17 @@ def test_from_the_command_line_to_recommendations(ring, own_outputs, tmp_path, c
     ):
         assert main(["recommend", str(path), *arguments]) == 2
         assert words in capsys.readouterr().err
+
+    (path / "config.yaml").rename(tmp_path / "config.yaml")
+    missing = f"{path / 'config.yaml'} is missing"
+    assert main(["recommend", str(path), "--user", "u07"]) == 2
+    assert f"{missing}, so users' histories are not known: give --history" in capsys.readouterr().err
+    assert main(["recommend", str(path), "--history", "i03,i04,i05", "-k", "3"]) == 0
+    assert main(["export", str(path), str(tmp_path / "alone")]) == 0
+    said = capsys.readouterr()
+    assert f"{missing}, so users are not known" in said.err and "vectors of 20 items" in said.out
+    for command in (["train", "--resume", str(path)], ["config", "--from", str(path)]):
+        assert main(command) == 2
+        assert missing in capsys.readouterr().err
+    main(["eval", f"checkpoint={path}"])
+    assert f"{missing}: data and eval are the defaults" in capsys.readouterr().err
