@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recsysml.nn.deduplicated import Deduplicated, linear, product_dtype
+from recsysml.nn.dropout import dropout
 
 
 class Experts(nn.Module):
@@ -43,9 +44,9 @@ class Experts(nn.Module):
         biases = list(self.biases) or [None] * len(self.weights)
         x = self._activated(0, linear(inputs, self.weights[0], biases[0]))
         for layer, (weight, bias) in enumerate(zip(list(self.weights)[1:], biases[1:], strict=True), 1):
-            x = F.dropout(x, self.dropout, self.training)
+            x = dropout(x, self.dropout, self.training)
             x = self._activated(layer, _EachLinear.apply(x, weight, bias))
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
     def _activated(self, layer: int, x: Tensor) -> Tensor:
         """x (B, n x K) -> (B, n, K). Of bfloat16 too a norm's mean and variance are formed in float32."""

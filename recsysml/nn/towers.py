@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsysml.nn.dropout import dropout
+
 
 class Towers(nn.Module):
     """A tower a task, of the same form, computed together: layers with ReLU and dropout, then a linear one.
@@ -39,5 +41,5 @@ class Towers(nn.Module):
                 x = self.norms[layer](flat).unflatten(1, (self.n, -1)).transpose(0, 1)
             else:
                 x = torch.baddbmm(self.biases[layer].view(self.n, 1, -1), x, each)
-            x = F.dropout(F.relu_(x), self.dropout, self.training)
+            x = dropout(F.relu_(x), self.dropout, self.training)
         return torch.bmm(x, self.last[..., None])[..., 0].t() + self.last_bias
