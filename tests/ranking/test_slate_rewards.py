@@ -73,7 +73,7 @@ def test_trees_say_what_the_top_brings_where_each_place_brings_less_by_its_own_l
     below = log.slate_actions.copy()
     below[:, 1:] *= 0  # NaN, where the user did not come, stays
     log = dataclasses.replace(log, slate_actions=below)
-    q = slate_rewards.cross_fit(log, log.weights, folds=2, places="all", seed=1, **TREES)
+    q = slate_rewards.cross_fit(log, log.weights, folds=2, places="all", seed=1, **TREES | {"trees": 80})
     rows = np.arange(len(log))
     assert q[rows, log.shown].mean() == pytest.approx(log.rewards().mean(), rel=0.1)
 
