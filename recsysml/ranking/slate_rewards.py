@@ -7,8 +7,8 @@ network  the same kind of model as the policy's, with hidden layers of its own: 
 Each request is predicted by a model that has not seen it (Chernozhukov et al. 2018), as a prediction that knows its own
 reward takes the correction away that a doubly robust loss stands on.
 
-Trees tell single items apart, by numbers that hardly two items share; a network of the features that the policy reads
-takes what popular items have of their own for what all items like them have, and a policy learns that error whole.
+Of the simulated world a policy loses by the error that all requests of an item share, and trees have less of it than a
+network of the features that the policy reads (docs/policies.md).
 
 A reward model reads one thing that the policy does not, where the log has it: the logarithm of what the logging policy
 gave each candidate. What that policy went by may be nobody's feature (a mood that it senses), and moves what it shows
