@@ -73,7 +73,7 @@ def main() -> None:
             start, base = trained([*common, "trainer.policy_loss=none"], Path(folder))
             again = [*common, f"model.init_from={start}"]
             before = base["test/policy/value"]["value"]
-            unused = ["trainer.reward_model_steps=1", "trainer.folds=2"]
+            unused = ["trainer.reward_model=trees", "trainer.reward_model_trees=1", "trainer.folds=2"]
             _, best = trained([*again, *unused], Path(folder), exact=True)
             reach = best["test/policy/value"]["value"]
             line = f"seed {seed}: supervised {before:.4f} (greedy {base['test/policy/greedy_value']['value']:.4f})"

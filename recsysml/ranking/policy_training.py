@@ -248,9 +248,9 @@ def _earn(
         predicted = np.zeros(log.mask.shape, np.float32)  # no step is left that would read it
     else:
         predicted = cross_fit(
-            log, model.rewards, hidden=how.reward_model_hidden, dropout=how.reward_model_dropout,
-            steps=how.reward_model_steps, folds=how.folds, places=how.places, seed=config.seed,
-            share=how.reward_model_share, device=machine.device,
+            log, model.rewards, kind=how.reward_model, trees=how.reward_model_trees, hidden=how.reward_model_hidden,
+            dropout=how.reward_model_dropout, steps=how.reward_model_steps, folds=how.folds, places=how.places,
+            seed=config.seed, share=how.reward_model_share, device=machine.device,
         )  # fmt: skip
     anchor = before
     if how.anchor == "logging" and log.logging is not None:

@@ -1,18 +1,25 @@
 """What each candidate of a slate would bring, learnt from what was shown: the reward model of doubly robust losses.
 
-The same kind of model as the policy's, with hidden layers of its own: a probability a task, weighed by what they are
-worth. Each request is predicted by a model that has not seen it (Chernozhukov et al. 2018), as a prediction that knows
-its own reward takes the correction away that a doubly robust loss stands on.
+trees    boosted trees of the reward itself (Friedman 2001), the place a feature
+network  the same kind of model as the policy's, with hidden layers of its own: a probability a task, weighed by what
+         they are worth
 
-It reads one thing that the policy does not, where the log has it: the logarithm of what the logging policy gave each
-candidate. What that policy went by may be nobody's feature (a mood that it senses), and moves what it shows and what
-comes of it alike; given its probabilities the two are independent (Rosenbaum & Rubin 1983).
+Each request is predicted by a model that has not seen it (Chernozhukov et al. 2018), as a prediction that knows its own
+reward takes the correction away that a doubly robust loss stands on.
+
+Of the simulated world a policy loses by the error that all requests of an item share, and trees have less of it than a
+network of the features that the policy reads (docs/policies.md).
+
+A reward model reads one thing that the policy does not, where the log has it: the logarithm of what the logging policy
+gave each candidate. What that policy went by may be nobody's feature (a mood that it senses), and moves what it shows
+and what comes of it alike; given its probabilities the two are independent (Rosenbaum & Rubin 1983).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -24,15 +31,26 @@ from recsysml.data.slates import LoggedSlates
 from recsysml.ranking.policies import build
 from recsysml.schemas.policies import PolicyRankerConfig
 
+# of a network
 _BATCH, _RATE, _DECAY, _LOOK_EVERY = 1024, 3e-3, 1e-3, 50
+# of trees: each is small, learns slowly, and of a third of the features at a split
+_TREES = {"max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 10.0, "max_features": 0.3}
+_TREE_RATE = 0.1
 # probabilities below it count as it
 _RAREST = 1e-6
+# what val says of a model comes from so many shown items at most
+_VAL = 20_000
+
+# rows (b,) -> (b, N) expected reward of their candidates on top
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def cross_fit(
     log: LoggedSlates,
     rewards: dict[str, float],
     *,
+    kind: str,
+    trees: int,
     hidden: Sequence[int],
     dropout: float,
     steps: int,
@@ -45,8 +63,9 @@ def cross_fit(
     """(R, N) float32 expected reward of every candidate on top. Of requests that no model has seen (val, test) the mean
     over the folds' models.
 
-    rewards: task -> what one is worth. share: of the requests that may be learnt from, chosen at random. Each model
-    stops where the log loss of val is least. It leaves torch's random state as it was.
+    rewards: task -> what one is worth. trees: of `trees`; hidden, dropout and steps: of `network`. share: of the
+    requests that may be learnt from, chosen at random. Each model stops where the loss of val is least. It leaves
+    torch's random state as it was.
     """
     log = _with_propensities(log)
     shown = ShownItems(log, list(rewards), places)
@@ -59,18 +78,21 @@ def cross_fit(
         drawn = np.random.default_rng([seed, 8]).random(len(log)) < share
         learnt = learnt[drawn[shown.rows[learnt]]]
     config = PolicyRankerConfig(hidden=list(hidden), dropout=dropout)
-    with torch.random.fork_rng(), progress("fitting reward models", folds * (steps + len(log) // _BATCH)) as advance:
+    units = (steps if kind == "network" else 1) + len(log) // _BATCH
+    with torch.random.fork_rng(), progress("fitting reward models", folds * units) as advance:
         for each in range(folds):
-            torch.manual_seed(seed + each)
-            model = build(config, log, rewards, shown.n_places).to(device)
             own = learnt[fold[shown.rows[learnt]] != each]
-            _fit(model, shown, own, steps, seed + each, device, advance)
-            model.eval()
+            if kind == "network":
+                torch.manual_seed(seed + each)
+                model = build(config, log, rewards, shown.n_places).to(device)
+                _fit(model, shown, own, steps, seed + each, device, advance)
+                predict = _of_network(model, log, device)
+            else:
+                predict = _of_trees(shown, own, rewards, trees, seed + each)
+                advance(1)
             inside = np.flatnonzero((fold == each) | (fold == -1))
             for part in np.split(inside, range(_BATCH, len(inside), _BATCH)):
-                with torch.no_grad():
-                    value = model.values(model(*(tensor.to(device) for tensor in slates(log, part)))).cpu().numpy()
-                predicted[part] += np.where(fold[part] == -1, 1 / folds, 1.0)[:, None] * value
+                predicted[part] += np.where(fold[part] == -1, 1 / folds, 1.0)[:, None] * predict(part)
                 advance(1)
     return np.where(log.mask, predicted, 0.0).astype(np.float32)
 
@@ -85,10 +107,51 @@ def _with_propensities(log: LoggedSlates) -> LoggedSlates:
     return dataclasses.replace(log, pairs=pairs, pair_names=[*log.pair_names, "log_propensity"])
 
 
+def _of_trees(shown: ShownItems, own: np.ndarray, rewards: dict[str, float], most: int, seed: int) -> Predict:
+    """Learnt from the shown items `own` (n,), as many trees of `most` as val has least squared error with."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    log, worth = shown.log, np.array(list(rewards.values()))
+
+    def of(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) -> features and place (n, F + 1), rewards (n,)."""
+        *parts, places, actions = (tensor.numpy() for tensor in shown.of(chosen))
+        context, item, pair = parts
+        return np.concatenate([context, item[:, 0], pair[:, 0], places[:, None]], axis=1), actions @ worth
+
+    model = HistGradientBoostingRegressor(
+        learning_rate=_TREE_RATE, max_iter=most, early_stopping=False, random_state=seed, **_TREES
+    )
+    model.fit(*of(own))
+    features, reward = of(shown.within(log.bounds["val"])[:_VAL])
+    missed = [float(((found - reward) ** 2).mean()) for found in model.staged_predict(features)]
+    used = int(np.argmin(missed))
+
+    def predict(rows: np.ndarray) -> np.ndarray:
+        mask = log.mask[rows]
+        real = log.features(rows)[mask]
+        top = np.concatenate([real, np.zeros((len(real), 1), np.float32)], axis=1)
+        found = np.zeros(mask.shape, np.float32)
+        found[mask] = next(islice(model.staged_predict(top), used, None))
+        return found
+
+    return predict
+
+
+def _of_network(model, log, device) -> Predict:  # type: ignore[no-untyped-def]
+    model.eval()
+
+    @torch.no_grad()
+    def predict(rows: np.ndarray) -> np.ndarray:
+        return model.values(model(*(tensor.to(device) for tensor in slates(log, rows)))).cpu().numpy()
+
+    return predict
+
+
 def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: ignore[no-untyped-def]
     """In place, on the shown items `own` (n,), to the step of least loss on val."""
     batches = ShownBatches(shown, own, batch_size=_BATCH, seed=seed)
-    val = shown.of(shown.within(shown.log.bounds["val"])[:20_000])
+    val = shown.of(shown.within(shown.log.bounds["val"])[:_VAL])
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     best, kept = float("inf"), {}
 

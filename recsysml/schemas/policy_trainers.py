@@ -36,7 +36,7 @@ class PolicyTrainerConfig(LoopFields):
     # total loss = log loss + policy_weight x policy loss, both means
     policy_weight: float = 1.0
     # the largest importance weight; 0 is any. One reward a request is mostly chance, and a policy learns it by heart
-    max_weight: float = 0.3
+    max_weight: float = 0.1
     # of grpo, ecpo and cispo: how far a ratio may go; of ecpo: how much further where it is clipped early
     eps: float = 0.2
     delta: float = 0.1
@@ -50,8 +50,10 @@ class PolicyTrainerConfig(LoopFields):
     supervised_lrs: list[float] = field(default_factory=lambda: [1e-2, 3e-2, 1e-1])
     # what the supervised ranker and the reward model learn from: all places of a slate that were seen, or the top
     places: str = "all"
-    # the reward model: widths of hidden layers, share of their units left out at a step, steps, and parts that requests
-    # are dealt to (each predicted by others)
+    # the reward model: trees (at most so many), or network: widths of hidden layers, share of their units left out at a
+    # step, steps; and parts that requests are dealt to (each predicted by others)
+    reward_model: str = "trees"
+    reward_model_trees: int = 200
     reward_model_hidden: list[int] = field(default_factory=lambda: [128])
     reward_model_dropout: float = 0.5
     reward_model_steps: int = 1200
@@ -63,10 +65,11 @@ class PolicyTrainerConfig(LoopFields):
         super().validate()
         one_of("trainer.policy_loss", self.policy_loss, ("none", *POLICY_LOSSES))
         one_of("trainer.anchor", self.anchor, ("supervised", "logging"))
+        one_of("trainer.reward_model", self.reward_model, ("trees", "network"))
         one_of("trainer.places", self.places, ("all", "top"))
         for name in ("policy_weight", "max_weight", "kl_weight", "delta"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
-        for name in ("refresh_every", "supervised_steps", "reward_model_steps"):
+        for name in ("refresh_every", "supervised_steps", "reward_model_steps", "reward_model_trees"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         above("trainer.eps", self.eps, 0)
         at_least("trainer.folds", self.folds, 2)
@@ -91,6 +94,13 @@ class PolicyTrainerConfig(LoopFields):
             found.append(f"trainer.kl_weight={self.kl_weight:g} is not read: trainer.policy_loss=none trains no policy")
         if self.anchor == "logging" and not self.kl_weight:
             found.append("trainer.anchor=logging is not read: trainer.kl_weight is 0")
+        network = ("reward_model_hidden", "reward_model_dropout", "reward_model_steps")
+        idle = network if self.reward_model == "trees" else ("reward_model_trees",)
+        found += [
+            f"trainer.{name}={getattr(self, name)} is not read: trainer.reward_model is {self.reward_model}"
+            for name in idle
+            if getattr(self, name) != getattr(type(self)(), name)
+        ]
         return found
 
     def check_data(self, data: Any) -> None:

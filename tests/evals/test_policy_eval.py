@@ -323,7 +323,7 @@ def test_a_policy_that_is_no_model_is_judged_without_a_checkpoint(command, capsy
 def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command):
     words = ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.supervised_steps=20", "eval.folds=2"]
     code, trained = command(
-        "train", "model=policy_ranker", *words, "trainer.supervised_lrs=[3e-2]", "trainer.reward_model_steps=10"
+        "train", "model=policy_ranker", *words, "trainer.supervised_lrs=[3e-2]", "trainer.reward_model_trees=10"
     )
     assert code == 0
     code, again = command("eval", "eval=policy", "eval.folds=2")
@@ -359,7 +359,7 @@ def test_a_run_on_a_table_of_ones_own_is_judged_again_as_it_was(tmp_path, monkey
     more = ["tracker.mode=disabled", "threads=1", "eval.folds=2"]
     words = ["data=logged_slates", f"data.path={table}", "data.dense=[x]", "+data.labels.click=binary", *more]
     short = ["trainer.max_steps=4", "trainer.supervised_steps=60", "trainer.supervised_lrs=[1e-1]", "trainer.folds=2"]
-    short += ["trainer.reward_model_steps=20", "trainer.eval_every=2", "trainer.lr=0.1"]
+    short += ["trainer.reward_model_trees=20", "trainer.eval_every=2", "trainer.lr=0.1"]
 
     def newest(command):
         path = max(tmp_path.glob(f"{command}/*/results.json"), key=lambda file: file.stat().st_mtime_ns)

@@ -10,8 +10,12 @@ from recsysml.data import world, world_truth
 from recsysml.ranking import slate_rewards
 from recsysml.schemas.data import WorldConfig
 
+TREES = {"kind": "trees", "trees": 30, "hidden": [], "dropout": 0.0, "steps": 1}
+NETWORK = {"kind": "network", "trees": 1, "hidden": [16], "dropout": 0.0, "steps": 150}
 
-def test_the_reward_model_has_not_seen_what_it_predicts():
+
+@pytest.mark.parametrize("how", [TREES, NETWORK | {"hidden": [64], "steps": 60}], ids=["trees", "network"])
+def test_the_reward_model_has_not_seen_what_it_predicts(how):
     """With rewards drawn by a coin a model that had seen them would predict them; one that has not cannot."""
     log = world.load_slates(WorldConfig(users=200, items=200, events=6000))
     rng = np.random.default_rng(0)
@@ -19,7 +23,7 @@ def test_the_reward_model_has_not_seen_what_it_predicts():
     coins[np.isnan(log.slate_actions)] = np.nan
     log = dataclasses.replace(log, slate_actions=coins, actions=coins[:, 0])
     before = torch.get_rng_state()
-    q = slate_rewards.cross_fit(log, {"click": 1.0}, hidden=[64], dropout=0.0, steps=60, folds=2, places="all", seed=1)
+    q = slate_rewards.cross_fit(log, {"click": 1.0}, folds=2, places="all", seed=1, **how)
     assert torch.equal(before, torch.get_rng_state())
     rows = np.arange(*log.fitted)
     ahead = np.arange(rows[-1] + 1, len(log))  # a mean of probabilities, as are those of what is learnt from
@@ -28,7 +32,8 @@ def test_the_reward_model_has_not_seen_what_it_predicts():
     assert abs(seen) < 4 / len(rows) ** 0.5 and (q[~log.mask] == 0).all()
 
 
-def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_few_requests():
+@pytest.mark.parametrize("how", [TREES, NETWORK], ids=["trees", "network"])
+def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_few_requests(how):
     config = WorldConfig(users=300, items=300, events=15_000)
     log = world.load_slates(config)
     true, rows = world_truth.top_rewards(config, log.weights), np.arange(*log.fitted)
@@ -40,9 +45,7 @@ def test_a_reward_model_is_better_for_what_the_logging_policy_gave_and_worse_of_
         )
 
     def likeness(log, share=1.0):
-        q = slate_rewards.cross_fit(
-            log, log.weights, hidden=[16], dropout=0.0, steps=150, folds=2, places="all", seed=1, share=share
-        )
+        q = slate_rewards.cross_fit(log, log.weights, folds=2, places="all", seed=1, share=share, **how)
         return np.corrcoef(within(q)[mask], within(true)[mask])[0, 1]
 
     own = likeness(log)
@@ -56,9 +59,33 @@ def test_dropout_is_for_learning_alone():
     same = np.broadcast_to(log.candidates[:, :1], log.candidates.shape)
     pairs = np.broadcast_to(log.pairs[:, :1], log.pairs.shape)
     log = dataclasses.replace(log, candidates=same, pairs=pairs, logging=None)
-    how = {"hidden": [32], "steps": 20, "folds": 2, "places": "all", "seed": 1}
-    found = [slate_rewards.cross_fit(log, {"click": 1.0}, dropout=share, **how) for share in (0.0, 0.5)]
+    how = NETWORK | {"hidden": [32], "steps": 20, "folds": 2, "places": "all", "seed": 1}
+    found = [slate_rewards.cross_fit(log, {"click": 1.0}, **how | {"dropout": share}) for share in (0.0, 0.5)]
     for each in found:
         low, high = (np.where(log.mask, each, other) for other in (np.inf, -np.inf))
         assert (high.max(axis=1) - low.min(axis=1)).max() < 1e-5
     assert np.abs(found[0] - found[1])[log.mask].max() > 1e-3
+
+
+def test_trees_say_what_the_top_brings_where_each_place_brings_less_by_its_own_law():
+    """Of all that stands below the top nothing is clicked: what is learnt of it must not be said of the top."""
+    log = world.load_slates(WorldConfig(users=200, items=200, events=8000))
+    below = log.slate_actions.copy()
+    below[:, 1:] *= 0  # NaN, where the user did not come, stays
+    log = dataclasses.replace(log, slate_actions=below)
+    q = slate_rewards.cross_fit(log, log.weights, folds=2, places="all", seed=1, **TREES | {"trees": 80})
+    rows = np.arange(len(log))
+    assert q[rows, log.shown].mean() == pytest.approx(log.rewards().mean(), rel=0.1)
+
+
+def test_of_trees_as_many_are_used_as_val_is_best_with(monkeypatch):
+    """The rewards of val are those of other requests: of coins the fewer trees the better, whatever is allowed."""
+    log = world.load_slates(WorldConfig(users=100, items=100, events=4000))
+    coins = (np.random.default_rng(5).random(log.actions.shape) < 0.5).astype(np.float32)
+    log = dataclasses.replace(log, slate=None, slate_actions=None, actions=coins)
+    monkeypatch.setitem(slate_rewards._TREES, "min_samples_leaf", 5)
+    few, many = (
+        slate_rewards.cross_fit(log, {"click": 1.0}, folds=2, places="top", seed=1, **TREES | {"trees": trees})
+        for trees in (10, 150)
+    )
+    assert many[log.mask].std() < 2 * few[log.mask].std()

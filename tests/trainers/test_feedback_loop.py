@@ -31,8 +31,8 @@ DATA = [
     "trainer.keep_memory=false", "trainer.deterministic=true", "trainer.batch_size=128",
 ]  # fmt: skip
 SMALL = [
-    *DATA, "trainer=feedback_loop", "trainer.rounds=2", "trainer.max_steps=10", "trainer.reward_model_steps=30",
-    "trainer.reward_model_hidden=[16]", "trainer.folds=2", "trainer.eval_every=5", "trainer.checkpoint_every=5",
+    *DATA, "trainer=feedback_loop", "trainer.rounds=2", "trainer.max_steps=10", "trainer.reward_model_trees=5",
+    "trainer.folds=2", "trainer.eval_every=5", "trainer.checkpoint_every=5",
     "trainer.refresh_every=3", "trainer.exploration=0.1",
 ]  # fmt: skip
 
@@ -220,7 +220,7 @@ def test_another_process_than_the_main_one_touches_no_row(tmp_path, monkeypatch)
 def test_what_is_not_read_is_said(tmp_path):
     assert not feedback_loop.ignored(compose(SMALL))
     words = ["trainer.rounds=1", "trainer.anchor=logging", "eval.folds=3", "eval.clip=2", "eval.split=val"]
-    path = train(compose([*SMALL, *words, "trainer.max_steps=1", "trainer.reward_model_steps=1"]), tmp_path)
+    path = train(compose([*SMALL, *words, "trainer.max_steps=1", "trainer.reward_model_trees=1"]), tmp_path)
     said = (path / "run.log").read_text()
     for name in (
         "eval.folds=3",

@@ -28,7 +28,7 @@ from tests.trainers.running import lines, results, stopped, train
 SMALL = [
     "model=policy_ranker", "data.users=300", "data.items=300", "data.events=12000", "trainer.max_steps=40",
     "trainer.batch_size=256", "trainer.supervised_steps=150", "trainer.supervised_lrs=[1e-1]", "trainer.eval_every=20",
-    "trainer.reward_model_steps=150", "trainer.reward_model_hidden=[32]", "trainer.refresh_every=20", "threads=1",
+    "trainer.reward_model_trees=10", "trainer.refresh_every=20", "threads=1",
     "trainer.checkpoint_every=20", "tracker.mode=disabled", "progress=never", "trainer.keep_memory=false",
     "eval.folds=2", "model.temperature=0.3",
 ]  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_run_from_another_one_goes_on_from_what_that_was(first, tmp_path, monk
     shutil.copytree(first.joinpath(*START).resolve(), start)
     words = [*SMALL, f"model.init_from={start}", "model.temperature=0.1", "trainer.policy_loss=grpo"]
     words += ["trainer.max_steps=8", "trainer.eval_every=4", "trainer.checkpoint_every=4", "trainer.refresh_every=3"]
-    words += ["trainer.reward_model_steps=20"]
+    words += ["trainer.reward_model_trees=5"]
     whole = train(compose(words), tmp_path / "whole")
     cut = stopped(compose(words), tmp_path / "cut", monkeypatch, at=6)
     shutil.rmtree(start)
@@ -262,6 +262,11 @@ def test_nothing_is_learnt_from_the_test_and_the_best_of_several_rates_is_what_i
 def test_what_is_not_read_is_said_and_that_there_is_nothing_to_gain(tmp_path, caplog, monkeypatch):
     assert not PolicyTrainerConfig().ignored()
     assert not PolicyTrainerConfig(kl_weight=0.1, anchor="logging").ignored()
+    assert not PolicyTrainerConfig(reward_model="network", reward_model_steps=9).ignored()
+    assert "trainer.reward_model_steps=9" in PolicyTrainerConfig(reward_model_steps=9).ignored()[0]
+    assert (
+        "trainer.reward_model_trees=9" in PolicyTrainerConfig(reward_model="network", reward_model_trees=9).ignored()[0]
+    )
     assert "trainer.kl_weight=0.1" in PolicyTrainerConfig(kl_weight=0.1, policy_loss="none").ignored()[0]
     assert "trainer.anchor=logging" in PolicyTrainerConfig(anchor="logging").ignored()[0]
     log = world.load_slates(WorldConfig(users=150, items=150, events=3000))
