@@ -9,6 +9,7 @@ import pytest
 
 from recsysml.data.impression_data import encode
 from recsysml.errors import ConfigError
+from recsysml.ranking import task_probabilities
 from recsysml.ranking.opening import arranged
 from tests.data.test_impression_data import raw
 
@@ -65,3 +66,27 @@ def test_a_past_that_a_ranker_was_trained_without_is_not_read():
     learnt = encode(raw(**without, sparse={"user": raw().sparse["user"]}))
     found = arranged(encode(raw(), learnt.encoder), reader(learnt))
     assert found.shape.history == {} and found.history.values.shape[1] == 0
+
+
+def test_a_value_models_rows_are_arranged_and_so_are_others_that_it_is_asked_for(monkeypatch):
+    learnt = encode(raw())
+    model = SimpleNamespace(tasks=["click"])
+    opened = SimpleNamespace(model=model, encoder=learnt.encoder, shape=learnt.shape, name="mtml")
+    turned = raw(sparse=dict(reversed(raw().sparse.items())))
+    read = []
+
+    def logits(model, table, rows, **how):
+        read.append(table.sparse)
+        return np.zeros((rows[1] - rows[0], 1))
+
+    monkeypatch.setattr(task_probabilities, "checkpoint_folder", lambda init_from: init_from)
+    monkeypatch.setattr(task_probabilities, "open_ranker", lambda folder, device: opened)
+    monkeypatch.setattr(task_probabilities.lazy, "resolve", lambda name: lambda data, encoder: encode(turned, encoder))
+    monkeypatch.setattr(task_probabilities, "logits", logits)
+    config = SimpleNamespace(kind="world")
+    table, probabilities = task_probabilities.open_probabilities("a run", config, ["click"], batch_size=4)
+    assert np.array_equal(table.sparse, learnt.sparse)
+    other = encode(turned, learnt.encoder)
+    assert not np.array_equal(other.sparse, learnt.sparse)
+    assert np.array_equal(probabilities(other, (0, 2)), [[0.5], [0.5]])
+    assert np.array_equal(read[0], learnt.sparse)
