@@ -84,7 +84,7 @@ def arranged(table: ImpressionTable, opened: Opened) -> ImpressionTable:
         if missing := [name for name in read if name not in names]:
             raise ConfigError(f"{table.name} has no {kind} feature {missing[0]}, which {opened.name} reads.")
         places[kind] = [names.index(name) for name in read]
-    read, target = list(opened.shape.history), opened.shape.target
+    read, target = list(opened.shape.history) if opened.model.context_length else [], opened.shape.target
     if read and (list(table.shape.history) != read or table.shape.target != target):
         raise ConfigError(f"{table.name} has not the past that {opened.name} reads: {', '.join(read)}, of {target}.")
     cohorts = [name for name in table.shape.cohorts if name in opened.shape.sparse]

@@ -14,8 +14,9 @@ from recsysml.ranking.opening import arranged
 from tests.data.test_impression_data import raw
 
 
-def reader(table):
-    return SimpleNamespace(shape=table.shape, name="mtml")
+def reader(table, context_length=5, **changes):
+    shape = dataclasses.replace(table.shape, **changes)
+    return SimpleNamespace(shape=shape, name="mtml", model=SimpleNamespace(context_length=context_length))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -39,8 +40,7 @@ def test_a_table_that_is_in_order_is_not_copied():
     learnt = encode(raw())
     found = arranged(learnt, reader(learnt))
     assert found.dense is learnt.dense and found.sparse is learnt.sparse and found.vectors is learnt.vectors
-    without = dataclasses.replace(learnt.shape, dense=[], sparse={"item": learnt.shape.sparse["item"]})
-    fewer = arranged(learnt, SimpleNamespace(shape=without, name="mtml"))
+    fewer = arranged(learnt, reader(learnt, dense=[], sparse={"item": learnt.shape.sparse["item"]}))
     assert fewer.dense.shape == (40, 0) and np.array_equal(fewer.sparse, learnt.sparse[:, 1:])
 
 
@@ -53,7 +53,7 @@ def test_a_table_that_is_in_order_is_not_copied():
         ({"dense": {}, "sparse": raw().sparse | {"age": raw().sparse["item"]}}, "has no dense feature age, which mtml"),
         ({"bags": {}}, "has no bags feature tags"),
     ],
-    ids=str,
+    ids=["no past", "less of it", "of others", "another kind", "no bags"],
 )
 def test_what_a_ranker_reads_and_a_table_lacks_is_said(changes, said):
     learnt = encode(raw())
@@ -68,9 +68,15 @@ def test_a_past_that_a_ranker_was_trained_without_is_not_read():
     assert found.shape.history == {} and found.history.values.shape[1] == 0
 
 
+def test_a_past_that_the_model_does_not_read_may_be_missing():
+    learnt = encode(raw())
+    found = arranged(encode(raw(history={}), learnt.encoder), reader(learnt, context_length=0))
+    assert np.array_equal(found.sparse, learnt.sparse)
+
+
 def test_a_value_models_rows_are_arranged_and_so_are_others_that_it_is_asked_for(monkeypatch):
     learnt = encode(raw())
-    model = SimpleNamespace(tasks=["click"])
+    model = SimpleNamespace(tasks=["click"], context_length=5)
     opened = SimpleNamespace(model=model, encoder=learnt.encoder, shape=learnt.shape, name="mtml")
     turned = raw(sparse=dict(reversed(raw().sparse.items())))
     read = []
