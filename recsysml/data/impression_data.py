@@ -278,13 +278,19 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
 
 
 def _known(raw: RawImpressions, encoder: ImpressionEncoder) -> RawImpressions:
-    """Without the columns that are not known to the encoder."""
-    kept = {*encoder.scales, *encoder.vocabularies, *encoder.buckets}
-    kept |= {name for name, kind in raw.task_types.items() if kind == "binary"}
-    parts = {kind: getattr(raw, kind) for kind in ("dense", "sparse", "bags", "labels", "task_types")}
-    if dropped := sorted({name for part in parts.values() for name in part} - kept):
+    """Without the columns that are not known to the encoder, or not as what they are here."""
+    ids = {*encoder.vocabularies, *encoder.buckets}
+    binary = {name for name, kind in raw.task_types.items() if kind == "binary"}
+    labels = {*encoder.scales, *binary}
+    of_kind = {"dense": {*encoder.scales}, "sparse": ids, "bags": ids, "labels": labels, "task_types": labels}
+    if raw.history and not {str(raw.target), *list(raw.history)[1:]} <= ids:
+        of_kind["history"] = set()
+    known: dict[str, Any] = {
+        kind: {name: column for name, column in getattr(raw, kind).items() if name in kept}
+        for kind, kept in of_kind.items()
+    }
+    if dropped := sorted({name for kind in known for name in getattr(raw, kind) if name not in known[kind]}):
         log.info("%s: not read, as the ranker was trained without: %s", raw.name, ", ".join(dropped))
-    known: dict[str, Any] = {kind: {name: part[name] for name in part if name in kept} for kind, part in parts.items()}
     return replace(raw, **known)
 
 

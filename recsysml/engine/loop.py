@@ -105,7 +105,10 @@ def fit(
             checkpoint.mark_best(kept)
         checkpoint.put_weights(model, saved.get("weights", resume.tensors), resume.path)
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+            try:
+                optimizer.load_state_dict(state)
+            except ValueError as error:  # a version may group parameters in another way
+                raise JobError(f"{resume.path} was written by another version: {error}; train anew") from error
         scaler.load_state_dict(saved["scaler"])
         if average is not None:
             average.restore(saved["average"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -75,7 +76,7 @@ def open_ranker(folder: Path, device: torch.device | str = "cpu") -> Opened:
 def arranged(table: ImpressionTable, opened: Opened) -> ImpressionTable:
     """The table's features as a ranker reads them: a config may name them in another order, or name more.
 
-    Raises ConfigError for one that the table lacks.
+    Raises ConfigError for one that the table lacks, and for a past of other items than the ranker's.
     """
     places = {}
     for kind in ("dense", "vectors", "sparse", "bags"):
@@ -83,11 +84,21 @@ def arranged(table: ImpressionTable, opened: Opened) -> ImpressionTable:
         if missing := [name for name in read if name not in names]:
             raise ConfigError(f"{table.name} has no {kind} feature {missing[0]}, which {opened.name} reads.")
         places[kind] = [names.index(name) for name in read]
+    read, target = list(opened.shape.history) if opened.model.context_length else [], opened.shape.target
+    if read and (list(table.shape.history) != read or table.shape.target != target):
+        raise ConfigError(f"{table.name} has not the past that {opened.name} reads: {', '.join(read)}, of {target}.")
+    cohorts = [name for name in table.shape.cohorts if name in opened.shape.sparse]
     return replace(
         table,
-        shape=replace(opened.shape, tasks=table.shape.tasks),
-        dense=table.dense[:, places["dense"]],
-        vectors=table.vectors[:, places["vectors"]],
-        sparse=table.sparse[:, places["sparse"]],
+        shape=replace(opened.shape, tasks=table.shape.tasks, cohorts=cohorts),
+        dense=_columns(table.dense, places["dense"]),
+        vectors=_columns(table.vectors, places["vectors"]),
+        sparse=_columns(table.sparse, places["sparse"]),
         bags=[table.bags[place] for place in places["bags"]],
     )
+
+
+def _columns(array: np.ndarray, places: list[int]) -> np.ndarray:
+    """array (N, C, ...) -> (N, len(places), ...), row by row in memory: `[:, places]` lays it out column by column, and
+    every batch that is taken of such a one copies it whole."""
+    return array if places == list(range(array.shape[1])) else array.take(np.array(places, np.int64), axis=1)

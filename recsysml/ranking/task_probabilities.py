@@ -49,7 +49,8 @@ def open_probabilities(
     columns = [opened.model.tasks.index(task) for task in tasks]
 
     def of_ranker(rows_of: ImpressionTable, rows: tuple[int, int]) -> np.ndarray:
-        found = logits(opened.model, rows_of, rows, batch_size=batch_size, device=device, placed=False)
+        asked = arranged(rows_of, opened)
+        found = logits(opened.model, asked, rows, batch_size=batch_size, device=device, placed=False)
         return expected(found[:, columns], tasks, opened.shape.tasks, opened.encoder)
 
     return table, of_ranker

@@ -130,6 +130,8 @@ class ImpressionsConfig(_ImpressionFields):
             raise ConfigError("data.user_columns say something of a user: set data.user_column.")
         if len({self.user_column, *self.user_columns}) <= len(self.user_columns):
             raise ConfigError(f"data.user_columns={self.user_columns}: name each once, and data.user_column not again.")
+        if self.target_column in [self.user_column, *self.user_columns] and self.user_columns:
+            raise ConfigError(f"data.user_columns: {self.target_column} is what is shown (data.target_column).")
         self._sparse_only("data.target_column", [self.target_column] if self.target_column else [])
         if strangers := set(self.positive) - {name for name, kind in self.labels.items() if kind == "binary"}:
             raise ConfigError(f"data.positive: {sorted(strangers)[0]} is no binary label of data.labels.")

@@ -194,8 +194,8 @@ class RankingTrainerConfig(LoopFields):
     # there are none it is the loss
     best_by: str = "ne"
     # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 16 where the model
-    # multiplies once what a user's rows share (model.interaction=concat and model.norm=none, and data with columns of
-    # users), else 1
+    # multiplies once what a user's rows share (model.interaction=concat, model.norm=none, data with columns of users, a
+    # CPU and no trainer.compile), else 1
     rows_per_user: int | None = None
     # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
     # of ten buckets of the prediction, of each cohort, and the cross-entropy within each request (RCR, Bai et al. 2023;

@@ -135,8 +135,10 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
 
 
 def rows_together(settings: RankingTrainerConfig, model: Any) -> int:
-    """How many rows of a user stay side by side in batches. A norm over a batch wants rows that lie apart."""
-    return settings.rows_per_user or (16 if model.n_shared and model.config.norm == "none" else 1)
+    """How many rows of a user stay side by side in batches: more than one only where that saves products, which a GPU
+    and a compiled step form of all rows (`nn.deduplicated.alike`). A norm over a batch wants rows that lie apart."""
+    saves = model.n_shared and not settings.compile and next(model.parameters()).device.type == "cpu"
+    return settings.rows_per_user or (16 if saves and model.config.norm == "none" else 1)
 
 
 def _warn_of_orphans(model: Any, table: ImpressionTable) -> None:

@@ -186,6 +186,13 @@ def test_columns_of_the_user_come_first(file):
     assert np.array_equal(table.sparse, plain.sparse[:, [2, 1, 0]])
 
 
+def test_what_is_shown_is_no_column_of_the_user(file):
+    """Its vector meets the past, and would be looked for among those that are not the user's."""
+    config(file, user_columns=["item"], target_column=None, sequences=[]).validate()
+    with pytest.raises(ConfigError, match="user_columns: item is what is shown"):
+        config(file, user_columns=["item"], target_column="item").validate()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"user_columns": ["town"]}, {"user_columns": ["item"], "user_column": None}, {"user_columns": ["item", "item"]},

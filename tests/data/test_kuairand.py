@@ -80,6 +80,7 @@ def test_rates_of_the_past_are_loops_over_it(log, until):
 def test_ids_keep_every_digit_and_the_split_is_by_time(log):
     table = kuairand.load_impressions(config(log, test_fraction=0.2, val_fraction=0.1))
     assert all(len(word) == 13 for word in table.encoder.vocabularies["video"])
+    assert list(table.shape.sparse)[: table.shape.of_user] == ["user"]  # without a file of users nothing else is theirs
     assert table.sizes == {"train": 140, "val": 10, "calibration": 10, "test": 40}
     assert (np.diff(table.times) >= 0).all()
 
@@ -107,6 +108,9 @@ def test_the_extract_itself():
     table = kuairand.load_impressions(KuaiRandConfig())
     assert sum(table.sizes.values()) == 41_828
     assert table.shape.sparse["user"] <= 665
+    assert list(table.shape.sparse)[table.shape.of_user :] == ["video", "hour", "weekday"]
+    of_user = table.sparse[:, : table.shape.of_user]
+    assert len(np.unique(of_user, axis=0)) == len(np.unique(table.cohort("user")))  # of a user all rows are alike
     rates = table.labels.mean(axis=0)
     assert rates == pytest.approx([0.657, 0.462, 0.053], abs=0.001)
     assert np.isfinite(table.dense).all()

@@ -284,6 +284,16 @@ def test_another_number_of_processes_is_said(tiny, tmp_path, caplog):
     assert "processes: 1 now, 2 before" in caplog.text
 
 
+def test_a_state_of_other_groups_of_parameters_is_refused_in_one_line(tiny, tmp_path):
+    settings = tiny.config(max_steps=4, checkpoint_every=2, keep_checkpoints=9)
+    _, run, _ = tiny.train(settings)
+    saved = checkpoint.load(checkpoint.steps(run.path / "checkpoints")[1])
+    groups = saved.state["optimizers"][0]["param_groups"]
+    groups.append(groups[0] | {"params": []})  # as a version that divides them otherwise leaves it
+    with pytest.raises(JobError, match=r"step-00000002 was written by another version: .*; train anew"):
+        tiny.train(settings, tiny.Run(tmp_path / "other"), resume=saved)
+
+
 def test_the_average_is_what_is_validated_and_kept(tiny, tmp_path):
     seen = []
     run = tiny.Run(tmp_path / "run")

@@ -255,6 +255,9 @@ def test_data_with_ids_alone_is_enough():
 def test_what_muon_may_take():
     model = made()
     contract.check_hidden_matrices(model, [model.embedding.table.weight])
+    names = {id(p): name for name, p in model.named_parameters()}
+    hidden = {names[id(p)] for p in model.hidden_matrices()}
+    assert "towers.weights.0" in hidden and "towers.last" not in hidden  # what gives logits is AdamW's
 
 
 def test_what_cannot_be_is_said():

@@ -33,6 +33,10 @@ def test_rows_that_are_alike_are_found(seed, distinct):
 def test_where_it_gains_nothing_or_would_be_wrong_there_are_no_groups(monkeypatch):
     assert alike(drawn(0, 17)) is None  # more than two fifths
     assert alike(drawn(0, 3)[:0]) is None
+    assert alike(drawn(0, 3).to("meta")) is None  # as on a GPU
+    with monkeypatch.context() as compiled:
+        compiled.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert alike(drawn(0, 3)) is None
     ids = drawn(0, 3)
     monkeypatch.setattr(module, "_factors", lambda n: ids.numpy()[0] * 0)  # every row has the key 0
     assert alike(ids) is None

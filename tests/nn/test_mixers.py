@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recsysml.nn.mixers import Experts, make_mixer
+from recsysml.nn.mixers import Experts, _EachLinear, make_mixer
 
 
 def alone(experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
@@ -30,6 +30,47 @@ def test_experts_together_are_experts_alone(widths):
     for row in range(4):
         for expert in range(3):
             torch.testing.assert_close(found[row, expert], alone(experts, expert, x[row]))
+
+
+@pytest.mark.parametrize(("seed", "widths"), [(0, [5]), (1, [8, 5]), (2, [8, 7, 5])])
+def test_their_gradients_are_those_of_experts_alone(seed, widths):
+    torch.manual_seed(seed)
+    experts = Experts(3, 6, widths)
+    x, above = torch.randn(4, 6, requires_grad=True), torch.randn(4, 3, 5)
+    leaves = [x, *experts.parameters()]
+    together = torch.autograd.grad(experts(x), leaves, above)
+    one_by_one = torch.stack([torch.stack([alone(experts, expert, row) for expert in range(3)]) for row in x])
+    for found, expected in zip(together, torch.autograd.grad(one_by_one, leaves, above), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_each_has_its_own_rows_of_a_weight_under_autocast_too(bias, autocast):
+    torch.manual_seed(4)
+    leaves = [torch.randn(11, 3, 6), torch.randn(15, 6), *([torch.randn(15)] if bias else [])]
+    above, found = torch.randn(11, 15), []
+    for together in (True, False):
+        x, weight, *biases = (leaf.clone().requires_grad_() for leaf in leaves)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if together:
+                out = _EachLinear.apply(x, weight, biases[0] if bias else None)
+            else:
+                parts = zip(x.unbind(1), weight.chunk(3), biases[0].chunk(3) if bias else [None] * 3, strict=True)
+                out = torch.cat([F.linear(*part) for part in parts], dim=1)
+        out.backward(above.to(out.dtype))
+        found.append([out, *(leaf.grad for leaf in (x, weight, *biases))])
+    near = {"atol": 0.05, "rtol": 0.02} if autocast else {"atol": 1e-5, "rtol": 1e-5}
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **near)
+
+
+def test_a_biass_gradient_is_a_sum_in_float32():
+    """Of 1001 ones: bfloat16 has 1000 and 1008."""
+    bias = torch.zeros(2, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        _EachLinear.apply(torch.zeros(1001, 2, 3), torch.zeros(2, 3), bias).sum().backward()
+    assert bias.grad.tolist() == [1001, 1001]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -1,10 +1,12 @@
 """Columns of users through a whole training: which rows stand together, that nothing else changes, and judged again."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from recsysml.cli import main
 from recsysml.models import mtml
@@ -69,6 +71,18 @@ def test_rows_of_a_user_stand_together_where_their_columns_are_multiplied_once(
     monkeypatch.setattr(ranking, "ImpressionBatches", Watched)
     train(configure(file, **changes, **({} if "rows_per_user" in changes else {"max_steps": 1})), tmp_path)
     assert drawn[0].run == together
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "together"),
+    [("cpu", {}, 16), ("meta", {}, 1), ("cpu", {"compile": True}, 1), ("meta", {"rows_per_user": 4}, 4)],
+    ids=str,
+)
+def test_where_nothing_is_multiplied_once_rows_lie_apart(device, settings, together):
+    """As on a GPU, and in a step that is compiled."""
+    parameter = torch.empty(1, device=device)
+    model = SimpleNamespace(n_shared=3, config=MTMLConfig(norm="none"), parameters=lambda: iter([parameter]))
+    assert ranking.rows_together(RankingTrainerConfig(**settings), model) == together
 
 
 def test_a_training_is_the_same_as_of_rows_written_out(file, tmp_path, monkeypatch):
