@@ -26,19 +26,19 @@ class Groups(NamedTuple):
 
 
 class Deduplicated(NamedTuple):
-    """Row b is [common[its group], own[b], given[b]]: (B, A + C + F) that is never written out.
+    """Row b is [common[its group], rows[b]]: (B, A + C + F) that is never written out.
 
-    All in the type that products are formed in; `given` is what has no gradient.
+    All in the type that products are formed in.
     """
 
     common: Tensor  # (U, A)
     groups: Groups
     own: Tensor  # (B, C)
-    rows: Tensor  # (B, C + F), own and given side by side
+    rows: Tensor  # (B, C + F), own and, beside it, what has no gradient
 
 
 def deduplicated(common: Tensor, groups: Groups, own: Tensor, given: Tensor) -> Deduplicated:
-    """common (U, A), own (B, C), given (B, F), of any type."""
+    """common (U, A), own (B, C), given (B, F), of any type; `given` has no gradient."""
     dtype = product_dtype(own)
     own = own.to(dtype)
     return Deduplicated(common.to(dtype), groups, own, torch.cat([own.detach(), given.to(dtype)], dim=1))

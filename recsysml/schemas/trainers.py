@@ -193,9 +193,9 @@ class RankingTrainerConfig(LoopFields):
     # which validation says what is best: ne (normalised entropy) or auc, each the mean over the binary tasks; where
     # there are none it is the loss
     best_by: str = "ne"
-    # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 16 where the model
-    # multiplies once what a user's rows share (model.interaction=concat, model.norm=none, data with columns of users, a
-    # CPU and no trainer.compile), else 1
+    # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 16, or a 32nd of a
+    # smaller batch, where the model multiplies once what a user's rows share (model.interaction=concat and norm=none,
+    # data with columns of users, a CPU and no trainer.compile), else 1
     rows_per_user: int | None = None
     # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
     # of ten buckets of the prediction, of each cohort, and the cross-entropy within each request (RCR, Bai et al. 2023;

@@ -136,9 +136,11 @@ def _train(config: RunConfig, run: Any, machine: Machine, world: World) -> None:
 
 def rows_together(settings: RankingTrainerConfig, model: Any) -> int:
     """How many rows of a user stay side by side in batches: more than one only where that saves products, which a GPU
-    and a compiled step form of all rows (`nn.deduplicated.alike`). A norm over a batch wants rows that lie apart."""
+    and a compiled step form of all rows (`nn.deduplicated.alike`). A norm over a batch wants rows that lie apart, and
+    a batch some thirty users."""
     saves = model.n_shared and not settings.compile and next(model.parameters()).device.type == "cpu"
-    return settings.rows_per_user or (16 if saves and model.config.norm == "none" else 1)
+    by_default = min(16, max(1, settings.batch_size // 32)) if saves and model.config.norm == "none" else 1
+    return settings.rows_per_user or by_default
 
 
 def _warn_of_orphans(model: Any, table: ImpressionTable) -> None:

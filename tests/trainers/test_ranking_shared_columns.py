@@ -54,7 +54,7 @@ def configure(file, interaction="concat", norm="none", user_columns=("town", "gr
 
 @pytest.mark.parametrize(
     ("changes", "together"),
-    [({}, 16), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"norm": "batch"}, 1),
+    [({"batch_size": 512}, 16), ({}, 3), ({"user_columns": ()}, 1), ({"interaction": "dcn"}, 1), ({"norm": "batch"}, 1),
      ({"rows_per_user": 4}, 4), ({"listwise_weight": 0.1}, None)],
     ids=str,
 )  # fmt: skip
@@ -75,7 +75,14 @@ def test_rows_of_a_user_stand_together_where_their_columns_are_multiplied_once(
 
 @pytest.mark.parametrize(
     ("device", "settings", "together"),
-    [("cpu", {}, 16), ("meta", {}, 1), ("cpu", {"compile": True}, 1), ("meta", {"rows_per_user": 4}, 4)],
+    [
+        ("cpu", {}, 16),
+        ("cpu", {"batch_size": 4096}, 16),
+        ("cpu", {"batch_size": 31}, 1),
+        ("meta", {}, 1),
+        ("cpu", {"compile": True}, 1),
+        ("meta", {"rows_per_user": 4}, 4),
+    ],
     ids=str,
 )
 def test_where_nothing_is_multiplied_once_rows_lie_apart(device, settings, together):

@@ -162,9 +162,8 @@ def test_a_planted_miscalibration_is_mended(file, tmp_path):
     opened = open_ranker(path / "checkpoints" / "best")
     table = load_impressions(config.data, opened.encoder)
     with torch.no_grad():
-        for tower in opened.model.towers:
-            tower[-1].weight.mul_(4)
-            tower[-1].bias.mul_(4)
+        opened.model.towers.last.mul_(4)
+        opened.model.towers.last_bias.mul_(4)
     assert calibrate(opened.model, table, table.held_out, batch_size=100, device="cpu")
     rows, found = table.bounds["test"], {}
     for calibrated in (False, True):
