@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from recsysml.schemas.impressions import ImpressionsConfig
 
 if TYPE_CHECKING:
     import polars
+
+log = logging.getLogger("recsysml")
 
 FORMAT = 1
 # of data.retention: what is no column, but a one each
@@ -86,6 +89,8 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
     for name in config.sequences:
         history[f"{name}"], starts, stops = _lists(rows[name])
     of_user = [str(config.user_column), *config.user_columns] if config.user_columns else []
+    if of_user:
+        _warn_of_changing(config, rows)
     sparse = [*of_user, *(name for name in config.sparse if name not in of_user)]
     settings = {name: getattr(config, name) for name in ("dense", "sparse", "bags", "sequences", "vectors", "positive")}
     return RawImpressions(
@@ -116,6 +121,18 @@ def read(config: ImpressionsConfig, *, strict: bool = True) -> RawImpressions:
         fit_range=config.fit_range,
         grouped_by=config.request_column or "row",
     )
+
+
+def _warn_of_changing(config: ImpressionsConfig, rows: polars.DataFrame) -> None:
+    """Says which of the columns of users has several values for one: nothing goes wrong, and little is saved."""
+    import polars as pl
+
+    counts = rows.group_by(str(config.user_column)).agg(pl.col(config.user_columns).n_unique())
+    if changing := [name for name in config.user_columns if (counts[name] > 1).any()]:
+        log.warning(
+            "%s: data.user_columns: %s has several values for one user; only rows that are alike are multiplied once",
+            *(config.name, ", ".join(changing)),
+        )
 
 
 class _Rows:
@@ -198,13 +215,15 @@ def _labels(config: ImpressionsConfig, name: str, values: polars.Series, where: 
         if not chosen.any():
             raise DataError(f"{where.files[0]}: no row has {name}={config.positive[name]!r} (data.positive)")
         return chosen.to_numpy().astype(np.float64)
-    found = _numbers(values, where, strict=True)
+    found = _numbers(values, where, strict=False)
     wrong = np.isnan(found)
     if config.labels[name] == "binary":
         wrong |= ~np.isin(found, (0.0, 1.0))
     if wrong.any():
         row = int(wrong.argmax())
-        what = "neither 0 nor 1" if config.labels[name] == "binary" else "no number"
+        what = "no number, which this label needs in every row"
+        if config.labels[name] == "binary":
+            what = f"neither 0 nor 1; of texts +data.positive.{name}=TEXT says which stands for 1"
         raise DataError(f"{where[row]}: label {name} is {_shown(values[row])}, {what}")
     return found
 
@@ -226,19 +245,23 @@ def _later(
     if not config.retention:
         return {}
 
-    def numbers(name: str, *, flag: bool = False) -> np.ndarray:
+    def numbers(name: str, flag: str | None = None) -> np.ndarray:
         known = name in config.labels
-        found = _labels(config, name, rows[name], where) if known else _numbers(rows[name], where, strict=True)
+        found = _labels(config, name, rows[name], where) if known else _numbers(rows[name], where, strict=False)
         wrong = ~np.isin(found, (0.0, 1.0)) if flag else np.isnan(found)
         if wrong.any():
             row = int(wrong.argmax())
-            what = "neither 0 nor 1" if flag else "where a sum over a session needs a number"
+            what = (
+                f"neither 0 nor 1 (data.{flag})" if flag else "where a sum over a session needs a number in every row"
+            )
             raise DataError(f"{where[row]}: {name} is {_shown(rows[name][row])}, {what}")
         return found.astype(bool) if flag else found
 
     sessions = _ids(rows[str(config.session_column)])
-    if sessions.null_count():
-        raise DataError(f"{where[int(sessions.is_null().arg_max() or 0)]} has no {config.session_column}")
+    nothing = sessions.is_null() | (sessions.fill_null("").str.to_lowercase() == "nan")
+    if nothing.any():
+        where_not = where[int(nothing.arg_max() or 0)]
+        raise DataError(f"{where_not} has no {config.session_column}: data.retention needs a session in every row")
     owners = [sessions, *([_ids(rows[config.user_column]).fill_null("")] if config.user_column else [])]
     key = np.repeat(np.arange(len(bounds)), [stop - start for start, stop in bounds.values()])
     for each in owners:
@@ -248,7 +271,8 @@ def _later(
         raise DataError(f"{config.path}: {config.session_column} is another in every row: nothing follows in a session")
     table = {f"later_{name}": np.ones(len(rows)) if name == _ONE else numbers(name) for name in config.retention}
     asked = {"counts": config.retention_pays, "entered": config.retention_after}
-    flags = {key: numbers(name, flag=True) for key, name in asked.items() if name}
+    keys = {"counts": "retention_pays", "entered": "retention_after"}
+    flags = {key: numbers(name, keys[key]) for key, name in asked.items() if name}
     found = retention_labels(
         pl.DataFrame({"session": key, "time": times, **flags, **table}), list(table), session="session",
         order=["time"], discount=config.retention_discount, **{key: key for key in flags},

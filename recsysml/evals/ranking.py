@@ -47,10 +47,10 @@ def judge(scores: np.ndarray, table: ImpressionTable, rows: tuple[int, int], tas
             error = squares.std(ddof=1) / math.sqrt(n) / (2 * value) if value else 0.0
             found[task] = {"rmse": (scale * value, scale * error, n)}
             continue
-        grouped, grouped_error, groups = metrics.grouped_auc(own, labels, requests)
         found[task] = {
             "auc": (*metrics.auc(own, labels), n),
-            "gauc": (grouped, grouped_error, groups),
+            # where every row is a group of its own there is no order within one
+            **({} if table.grouped_by == "row" else {"gauc": metrics.grouped_auc(own, labels, requests)}),
             "logloss": (*metrics.log_loss(own, labels), n),
             "ne": (*metrics.normalised_entropy(own, labels), n),
         }

@@ -80,8 +80,8 @@ class ImpressionsConfig(_ImpressionFields):
     # the sparse column that says who it is, and the one that says what is shown; sequences are compared with the latter
     user_column: str | None = None
     target_column: str | None = None
-    # further sparse columns that say something of the user alone: with model.interaction=concat a step multiplies what
-    # the rows of a user share once
+    # further sparse columns that say something of the user alone: with model.interaction=concat and user=id_table what
+    # the rows of a user share is multiplied once in a step
     user_columns: list[str] = field(default_factory=list)
     # numbers
     dense: list[str] = field(default_factory=list)

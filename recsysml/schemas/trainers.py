@@ -194,8 +194,8 @@ class RankingTrainerConfig(LoopFields):
     # there are none it is the loss
     best_by: str = "ne"
     # rows of a user that stay side by side in batches, so that there are fewer users in one; null is 16, or a 32nd of a
-    # smaller batch, where the model multiplies once what a user's rows share (model.interaction=concat and norm=none,
-    # data with columns of users, a CPU and no trainer.compile), else 1
+    # smaller batch, where the model multiplies once what a user's rows share (model.interaction=concat, norm=none and
+    # user=id_table, data with columns of users, a CPU and no trainer.compile), else 1
     rows_per_user: int | None = None
     # weights of what may be added to the log loss of every binary task: the squared gap between predicted and observed
     # of ten buckets of the prediction, of each cohort, and the cross-entropy within each request (RCR, Bai et al. 2023;
@@ -210,6 +210,8 @@ class RankingTrainerConfig(LoopFields):
         for name in ("bucket_weight", "cohort_weight", "listwise_weight"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
         at_least("trainer.rows_per_user", self.rows_per_user, 1)
+        if (self.rows_per_user or 1) > self.batch_size:
+            raise ConfigError(f"trainer.rows_per_user={self.rows_per_user}: a batch has {self.batch_size} rows.")
         if self.listwise_weight and (self.rows_per_user or 1) > 1:
             raise ConfigError("trainer.listwise_weight takes whole requests: leave trainer.rows_per_user at 1 or null.")
 

@@ -170,8 +170,9 @@ def test_a_bad_row_is_named(file):
 
     for harm, said in (
         (["watch", ""], "row 7: watch is missing, where a sum over a session needs a number"),
-        (["watch", "long"], "row 7: watch is long, no number"),
+        (["watch", "long"], "row 7: watch is long, where a sum over a session needs a number"),
         (["session", ""], "row 7 has no session"),
+        (["session", "NaN"], "row 7 has no session"),
         (["home", "2"], "row 7: home is 2, neither 0 nor 1"),
     ):
         with pytest.raises(DataError, match=said):

@@ -140,7 +140,7 @@ def test_a_mistake_in_the_config_is_found_before_anything_is_read(file, name):
 BAD = {
     "label outside 0 and 1": ("click", "2", "row 4: label click is 2, neither 0 nor 1"),
     "label missing": ("click", None, "row 4: label click is missing, neither 0 nor 1"),
-    "real label": ("paid", "much", "row 4: paid is much, no number"),
+    "real label": ("paid", "much", "row 4: label paid is much, no number, which this label needs in every row"),
     "NaN": ("price", "NaN", "row 4: price is NaN, no number; leave it empty"),
     "a word": ("price", "cheap", "row 4: price is cheap, no number"),
     "time": ("when", "soon", "row 4: when is 'soon', neither number nor date"),
@@ -201,3 +201,19 @@ def test_what_is_shown_is_no_column_of_the_user(file):
 def test_columns_of_the_user_are_checked(file, wrong):
     with pytest.raises(ConfigError, match="user_column"):
         config(file, **wrong).validate()
+
+
+def test_a_column_of_the_user_that_is_not_its_own_is_said(file, caplog):
+    own = changed(file, town=pl.col("user").str.slice(1).cast(pl.Int64) % 2)
+    impressions.load_impressions(config(own, sparse=["user", "item", "town"], user_columns=["town"]))
+    assert "several values" not in caplog.text
+    impressions.load_impressions(config(file, sparse=["user", "item", "slate"], user_columns=["slate"]))
+    assert "data.user_columns: slate has several values for one user" in caplog.text
+
+
+def test_a_text_as_a_label_is_told_what_to_do(file):
+    given = changed(file, click=pl.when(pl.col("click") == "1").then(pl.lit("yes")).otherwise(pl.lit("no")))
+    with pytest.raises(
+        DataError, match=r"label click is (yes|no), neither 0 nor 1; of texts \+data.positive.click=TEXT"
+    ):
+        impressions.load_impressions(config(given))

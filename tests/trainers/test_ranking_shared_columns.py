@@ -129,6 +129,8 @@ def test_a_checkpoint_is_judged_alike_however_the_config_names_its_columns(file,
 def test_what_cannot_be_is_refused():
     with pytest.raises(Exception, match="whole requests"):
         RankingTrainerConfig(rows_per_user=4, listwise_weight=1.0).validate()
+    with pytest.raises(Exception, match="a batch has 8 rows"):
+        RankingTrainerConfig(rows_per_user=9, batch_size=8).validate()
     with pytest.raises(Exception, match=r"set data\.user_column"):
         RankingTrainerConfig(rows_per_user=4).check_data(ImpressionsConfig())
     RankingTrainerConfig(rows_per_user=4).check_data(dataclasses.replace(ImpressionsConfig(), user_column="user"))
