@@ -1,6 +1,6 @@
 """What each candidate of a slate would bring, learnt from what was shown: the reward model of doubly robust losses.
 
-trees    boosted trees of the reward itself (Friedman 2001), the place a feature
+trees    boosted trees of the reward itself, the place a feature (`reward_trees.py`)
 network  the same kind of model as the policy's, with hidden layers of its own: a probability a task, weighed by what
          they are worth
 
@@ -18,8 +18,7 @@ and what comes of it alike; given its probabilities the two are independent (Ros
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,20 +28,15 @@ from recsysml.data.progress import progress
 from recsysml.data.slate_batches import ShownBatches, ShownItems, slates
 from recsysml.data.slates import LoggedSlates
 from recsysml.ranking.policies import build
+from recsysml.ranking.reward_trees import Predict, RewardTrees
 from recsysml.schemas.policies import PolicyRankerConfig
 
 # of a network
 _BATCH, _RATE, _DECAY, _LOOK_EVERY = 1024, 3e-3, 1e-3, 50
-# of trees: each is small, learns slowly, and of a third of the features at a split
-_TREES = {"max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 10.0, "max_features": 0.3}
-_TREE_RATE = 0.1
 # probabilities below it count as it
 _RAREST = 1e-6
 # what val says of a model comes from so many shown items at most
 _VAL = 20_000
-
-# rows (b,) -> (b, N) expected reward of their candidates on top
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def cross_fit(
@@ -77,18 +71,20 @@ def cross_fit(
     if share < 1:
         drawn = np.random.default_rng([seed, 8]).random(len(log)) < share
         learnt = learnt[drawn[shown.rows[learnt]]]
+    val = shown.within(log.bounds["val"])[:_VAL]
     config = PolicyRankerConfig(hidden=list(hidden), dropout=dropout)
+    boosted = RewardTrees(shown, val, rewards, trees) if kind == "trees" else None
     units = (steps if kind == "network" else 1) + len(log) // _BATCH
     with torch.random.fork_rng(), progress("fitting reward models", folds * units) as advance:
         for each in range(folds):
             own = learnt[fold[shown.rows[learnt]] != each]
-            if kind == "network":
+            if boosted is None:
                 torch.manual_seed(seed + each)
                 model = build(config, log, rewards, shown.n_places).to(device)
-                _fit(model, shown, own, steps, seed + each, device, advance)
+                _fit(model, shown, own, val, steps, seed + each, device, advance)
                 predict = _of_network(model, log, device)
             else:
-                predict = _of_trees(shown, own, rewards, trees, seed + each)
+                predict = boosted.fit(own, seed + each)
                 advance(1)
             inside = np.flatnonzero((fold == each) | (fold == -1))
             for part in np.split(inside, range(_BATCH, len(inside), _BATCH)):
@@ -107,37 +103,6 @@ def _with_propensities(log: LoggedSlates) -> LoggedSlates:
     return dataclasses.replace(log, pairs=pairs, pair_names=[*log.pair_names, "log_propensity"])
 
 
-def _of_trees(shown: ShownItems, own: np.ndarray, rewards: dict[str, float], most: int, seed: int) -> Predict:
-    """Learnt from the shown items `own` (n,), as many trees of `most` as val has least squared error with."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    log, worth = shown.log, np.array(list(rewards.values()))
-
-    def of(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) -> features and place (n, F + 1), rewards (n,)."""
-        *parts, places, actions = (tensor.numpy() for tensor in shown.of(chosen))
-        context, item, pair = parts
-        return np.concatenate([context, item[:, 0], pair[:, 0], places[:, None]], axis=1), actions @ worth
-
-    model = HistGradientBoostingRegressor(
-        learning_rate=_TREE_RATE, max_iter=most, early_stopping=False, random_state=seed, **_TREES
-    )
-    model.fit(*of(own))
-    features, reward = of(shown.within(log.bounds["val"])[:_VAL])
-    missed = [float(((found - reward) ** 2).mean()) for found in model.staged_predict(features)]
-    used = int(np.argmin(missed))
-
-    def predict(rows: np.ndarray) -> np.ndarray:
-        mask = log.mask[rows]
-        real = log.features(rows)[mask]
-        top = np.concatenate([real, np.zeros((len(real), 1), np.float32)], axis=1)
-        found = np.zeros(mask.shape, np.float32)
-        found[mask] = next(islice(model.staged_predict(top), used, None))
-        return found
-
-    return predict
-
-
 def _of_network(model, log, device) -> Predict:  # type: ignore[no-untyped-def]
     model.eval()
 
@@ -148,10 +113,10 @@ def _of_network(model, log, device) -> Predict:  # type: ignore[no-untyped-def]
     return predict
 
 
-def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: ignore[no-untyped-def]
-    """In place, on the shown items `own` (n,), to the step of least loss on val."""
+def _fit(model, shown, own, val, steps, seed, device, advance) -> None:  # type: ignore[no-untyped-def]
+    """In place, on the shown items `own` (n,), to the step of least loss on those of val (v,)."""
     batches = ShownBatches(shown, own, batch_size=_BATCH, seed=seed)
-    val = shown.of(shown.within(shown.log.bounds["val"])[:_VAL])
+    looked_at = shown.of(val)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     best, kept = float("inf"), {}
 
@@ -171,7 +136,7 @@ def _fit(model, shown, own, steps, seed, device, advance) -> None:  # type: igno
         if (step + 1) % _LOOK_EVERY == 0 or step + 1 == steps:
             model.eval()
             with torch.no_grad():
-                missed = float(loss(val))
+                missed = float(loss(looked_at))
             if missed < best:
                 best, kept = missed, {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(kept)

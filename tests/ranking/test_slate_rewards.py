@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsysml.data import world, world_truth
-from recsysml.ranking import slate_rewards
+from recsysml.ranking import reward_trees, slate_rewards
 from recsysml.schemas.data import WorldConfig
 
 TREES = {"kind": "trees", "trees": 30, "hidden": [], "dropout": 0.0, "steps": 1}
@@ -83,7 +83,7 @@ def test_of_trees_as_many_are_used_as_val_is_best_with(monkeypatch):
     log = world.load_slates(WorldConfig(users=100, items=100, events=4000))
     coins = (np.random.default_rng(5).random(log.actions.shape) < 0.5).astype(np.float32)
     log = dataclasses.replace(log, slate=None, slate_actions=None, actions=coins)
-    monkeypatch.setitem(slate_rewards._TREES, "min_samples_leaf", 5)
+    monkeypatch.setitem(reward_trees._TREES, "min_samples_leaf", 5)
     few, many = (
         slate_rewards.cross_fit(log, {"click": 1.0}, folds=2, places="top", seed=1, **TREES | {"trees": trees})
         for trees in (10, 150)
