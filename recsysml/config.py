@@ -26,24 +26,16 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from hydra.core.override_parser.types import Override
 
-__all__ = [
-    "compose",
-    "compose_with",
-    "conf_dir",
-    "from_dict",
-    "from_hydra",
-    "hydra_at",
-    "mistake",
-    "parse",
-    "prepare",
-    "read_run",
-]
+__all__ = ["compose", "compose_with", "from_dict", "from_hydra", "hydra_at", "mistake", "parse", "prepare", "read_run"]
 
 
-def compose(overrides: Sequence[str], config_dir: Path | None = None) -> RunConfig:
-    """The typed, checked config of one run. Raises ConfigError, one line, for any mistake."""
+def compose(overrides: Sequence[str], config_dir: Path | None = None, *, whole: bool = True) -> RunConfig:
+    """The typed, checked config of one run. Raises ConfigError, one line, for any mistake.
+
+    whole: False for one that is yet to be merged with another: its keys and types are checked, its values are not.
+    """
     with hydra_at(config_dir) as hydra:
-        return compose_with(hydra, prepare(hydra, overrides, config_dir), config_dir)
+        return compose_with(hydra, prepare(hydra, overrides, config_dir), config_dir, whole=whole)
 
 
 def compose_data(name: str, config_dir: Path | None = None) -> Any:
@@ -62,7 +54,7 @@ def compose_data(name: str, config_dir: Path | None = None) -> Any:
     return part
 
 
-def compose_with(hydra: Hydra, words: Sequence[str], config_dir: Path | None) -> RunConfig:
+def compose_with(hydra: Hydra, words: Sequence[str], config_dir: Path | None, *, whole: bool = True) -> RunConfig:
     """`compose` with overrides that were prepared, for many configs of one Hydra."""
     from hydra.types import RunMode
 
@@ -70,7 +62,7 @@ def compose_with(hydra: Hydra, words: Sequence[str], config_dir: Path | None) ->
         config = hydra.compose_config("config", list(words), RunMode.RUN)
     except Exception as error:
         raise mistake(hydra, words, config_dir, error) from None
-    return from_hydra(config, config_dir)
+    return from_hydra(config, config_dir, whole=whole)
 
 
 @contextmanager
@@ -188,7 +180,7 @@ def _plain(config: Any) -> dict[str, Any]:
 # --- from a tree to dataclasses
 
 
-def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
+def from_hydra(config: Any, config_dir: Path | None = None, *, whole: bool = True) -> RunConfig:
     """The second step, on what Hydra composed; inside one of Hydra's jobs its own node is already cut off."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -204,7 +196,7 @@ def from_hydra(config: Any, config_dir: Path | None = None) -> RunConfig:
     assert isinstance(plain, dict)
     names = {group: str(choices[group]) for group in SCHEMAS if choices.get(group)}
     try:
-        return from_dict({str(name): value for name, value in plain.items()}, names, config_dir)
+        return from_dict({str(name): value for name, value in plain.items()}, names, config_dir, whole=whole)
     except NoSuchKey as error:
         raise hints.in_typed_words(error, hydra.overrides.task) from None
 
@@ -213,10 +205,12 @@ def from_dict(
     tree: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
     config_dir: Path | None = None,
+    *,
+    whole: bool = True,
 ) -> RunConfig:
     """A plain tree (composed, or read from a run's config.yaml) as checked dataclasses.
 
-    `names`: the YAML chosen for each group, for messages; a label of the config stands in for a missing one.
+    `names`: the YAML chosen for each group, for messages, in the place of the config's labels. whole: as in `compose`.
     """
     parts = dict(tree)
     if isinstance(parts.get("experiment"), dict):
@@ -232,6 +226,8 @@ def from_dict(
     config = _build(RunConfig, parts, "")
     for group, value in groups.items():
         setattr(config, group, value)
+    if not whole:
+        return config
     for part in (*groups.values(), config):
         if hasattr(part, "validate"):
             part.validate()

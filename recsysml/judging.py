@@ -81,7 +81,11 @@ def _judged(command: Command, *, trust: bool) -> tuple[int, Path | None]:
 def prepare(command: Command, *, trust: bool = False) -> Prepared:
     """Compose and check one eval. Writes nothing."""
     command = dataclasses.replace(command, overrides=with_tasks(command, trust))
-    asked = configs.compose(with_choices_of_run(command.overrides, command.config_dir), command.config_dir)
+    words = with_choices_of_run(command.overrides, command.config_dir)
+    # what is typed of a run's data means something only beside the rest of it: `merge` checks both together
+    of_run = any(text.startswith("data=") for text in words[: len(words) - len(command.overrides)])
+    part = of_run and any(text.lstrip("+").startswith("data.") for text in command.overrides)
+    asked = configs.compose(words, command.config_dir, whole=not part)
     check_tasks(asked)  # before a checkpoint is looked for
     if asked.model.kind == "hf":
         if asked.eval.kind not in ("lm_harness", "rag"):

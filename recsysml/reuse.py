@@ -82,12 +82,19 @@ def merge(asked: RunConfig, made_with: RunConfig | None, model: dict[str, Any], 
         for group in ("data", "trainer", "eval"):
             if group not in typed:
                 for key in typed:
-                    name, _, field = key.partition(".")
-                    if name == group:
-                        before[group][field] = tree[group][field] if field in tree[group] else before[group].get(field)
+                    if key.startswith(f"{group}."):
+                        _take(key.split("."), tree, before)
                 tree[group] = before[group]
     tree["model"] = {**model["config"], "kind": model["kind"]}
     return configs.from_dict(tree)
+
+
+def _take(way: list[str], source: dict[str, Any], into: dict[str, Any]) -> None:
+    """What stands at `way` in one tree, into the other; what the first has not stays."""
+    for step in way[:-1]:
+        source, into = source.get(step, {}), into.setdefault(step, {})
+    if way[-1] in source:
+        into[way[-1]] = source[way[-1]]
 
 
 def with_allowed(config: RunConfig, run: Path, overrides: list[str]) -> RunConfig:

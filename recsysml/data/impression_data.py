@@ -267,7 +267,7 @@ def encode(raw: RawImpressions, encoder: ImpressionEncoder | None = None) -> Imp
         list(bags.values()),
         history,
         np.clip(positions, 0, max(0, n_positions - 1)),
-        np.stack(labels, axis=1).astype(np.float32),
+        np.stack(labels, axis=1).astype(np.float32) if labels else np.zeros((n, 0), np.float32),
         raw.requests,
         raw.times,
         raw.fit_range,

@@ -15,6 +15,7 @@ from recsysml.data import KINDS as DATA
 from recsysml.data.impression_data import ImpressionTable
 from recsysml.data.progress import progress
 from recsysml.engine import device
+from recsysml.errors import ConfigError
 from recsysml.metrics import ranking as metrics
 from recsysml.metrics.retrieval import history_groups
 from recsysml.models.ranking_baselines import BASELINES
@@ -245,6 +246,10 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     opened = open_ranker(checkpoint_dir, machine.device)
     load = lazy.resolve(f"{DATA[config.data.kind]}:load_impressions")
     table = arranged(load(config.data, opened.encoder), opened)
+    for task in opened.model.tasks:
+        kind = opened.shape.tasks[task]
+        if table.shape.tasks.get(task) != kind:
+            raise ConfigError(f"{table.name} has no {kind} label {task}, which {opened.name} predicts.")
     split = config.eval.split
     run.set_data(table.name, table.fingerprint, table.sizes)
     run.set_model(opened.name, opened.kind, opened.parameters, 0)

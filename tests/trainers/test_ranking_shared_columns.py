@@ -126,6 +126,34 @@ def test_a_checkpoint_is_judged_alike_however_the_config_names_its_columns(file,
     assert "has no sparse feature town, which mtml reads" in capsys.readouterr().err
 
 
+def test_a_checkpoint_is_judged_with_a_part_of_its_data_changed(file, own_outputs, capsys):
+    """What is typed is looked at beside what the run had: alone it would name columns that nothing reads."""
+    pl.read_csv(file).with_columns(late=pl.col("item") * 2).write_csv(file)
+    trained = train(configure(file), own_outputs)
+    before = results(trained)["metrics"]
+    asked = ["eval", f"checkpoint={trained}", "eval.baselines=[]", "tracker.mode=disabled"]
+    for words in (["data.cohorts=[town]"], ["data.user_columns=[group]"], ["+data.labels.late=real"]):
+        known = set((own_outputs / "eval").glob("*"))
+        assert main([*asked, *words]) == 0, words
+        (judged,) = set((own_outputs / "eval").glob("*")) - known
+        found = results(judged)["metrics"]
+        assert found["test/click/auc"]["value"] == pytest.approx(before["test/click/auc"]["value"], abs=1e-9)
+        more = found["test/click/mce"]["segments"] - before["test/click/mce"]["segments"]
+        assert (more > 0) == (words == ["data.cohorts=[town]"])
+    capsys.readouterr()
+    for words, line in (
+        ("data.cohorts=[village]", "data.cohorts: village is none of data.sparse"),
+        ("data.val_fraction=2", "data.val_fraction=2"),
+        ("data.cohort=[town]", "Did you mean: data.cohorts?"),
+    ):
+        assert main([*asked, words]) == 2
+        assert line in capsys.readouterr().err
+    other = ["data=impressions", f"data.path={file}", "data.sparse=[item,town,user,group]", "data.dense=[noise]"]
+    for label in ("+data.labels.late=real", "+data.labels.click=real"):
+        assert main([*asked, *other, "data.user_column=user", label]) == 1
+        assert "has no binary label click, which mtml predicts" in capsys.readouterr().err
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(Exception, match="whole requests"):
         RankingTrainerConfig(rows_per_user=4, listwise_weight=1.0).validate()
