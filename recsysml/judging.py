@@ -86,6 +86,8 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     of_run = any(text.startswith("data=") for text in words[: len(words) - len(command.overrides)])
     part = of_run and any(text.lstrip("+").startswith("data.") for text in command.overrides)
     asked = configs.compose(words, command.config_dir, whole=not part)
+    if part and (asked.model.kind == "hf" or getattr(asked.eval, "policy", "model") != "model"):
+        asked = configs.compose(words, command.config_dir)  # what needs no run is merged with none
     check_tasks(asked)  # before a checkpoint is looked for
     if asked.model.kind == "hf":
         if asked.eval.kind not in ("lm_harness", "rag"):

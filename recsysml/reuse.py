@@ -93,6 +93,8 @@ def _take(way: list[str], source: dict[str, Any], into: dict[str, Any]) -> None:
     """What stands at `way` in one tree, into the other; what the first has not stays."""
     for step in way[:-1]:
         source, into = source.get(step, {}), into.setdefault(step, {})
+        if not isinstance(source, dict):
+            raise ConfigError(f"{'.'.join(way)}: a list is given whole, such as {'.'.join(way[:-1])}=[a,b].")
     if way[-1] in source:
         into[way[-1]] = source[way[-1]]
 
