@@ -85,8 +85,10 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     # what is typed of a run's data means something only beside the rest of it: `merge` checks both together
     of_run = any(text.startswith("data=") for text in words[: len(words) - len(command.overrides)])
     part = of_run and any(text.lstrip("+").startswith("data.") for text in command.overrides)
-    asked = configs.compose(words, command.config_dir, whole=not part)
-    if part and (asked.model.kind == "hf" or getattr(asked.eval, "policy", "model") != "model"):
+    asked = _composed(command, words, whole=not part)
+    policy = getattr(asked.eval, "policy", "model")
+    no_run = policy != "model" and not any(text.startswith("checkpoint=") for text in command.overrides)
+    if part and (asked.model.kind == "hf" or no_run):
         asked = configs.compose(words, command.config_dir)  # what needs no run is merged with none
     check_tasks(asked)  # before a checkpoint is looked for
     if asked.model.kind == "hf":
@@ -96,8 +98,8 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
             )
         return Prepared(_named(asked), command, find_folder(asked.model.path), [])
 
-    if getattr(asked.eval, "policy", "model") != "model":
-        asked.model.name = asked.eval.policy
+    if no_run:
+        asked.model.name = policy
         return Prepared(asked, command, NO_CHECKPOINT, [])
 
     from recsysml.runs import read_json, resolve_checkpoint
@@ -110,7 +112,36 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
         logger.warning("%s is missing: data and eval are the defaults, not what the run had", home / "config.yaml")
     model = read_json(checkpoint / "checkpoint.json")["model"]
     config = merge(asked, made_with, model, command.overrides)
+    if policy != "model":  # of the run it has the data and the reward
+        config.model.name, checkpoint = policy, NO_CHECKPOINT
+    elif made_with is not None:
+        _warn_of_another_cut(config.data, made_with.data)
     return Prepared(config, command, checkpoint, [home.name] if made_with else [])
+
+
+def _composed(command: Command, words: list[str], *, whole: bool) -> RunConfig:
+    """The config of these words. What the newest run does not have is an error that says whose choices they are."""
+    try:
+        return configs.compose(words, command.config_dir, whole=whole)
+    except ConfigError as error:
+        chosen = words[: len(words) - len(command.overrides)]
+        if not chosen or any(text.startswith("checkpoint=") for text in command.overrides):
+            raise
+        raise ConfigError(
+            f"{error} ({', '.join(chosen)} are the newest run's; checkpoint=RUN takes another.)"
+        ) from None
+
+
+def _warn_of_another_cut(data: Any, before: Any) -> None:
+    """The same rows with other edges between train, val and test: what is judged may have been learnt from."""
+    if data.kind != before.kind:
+        return
+    names = ("split", "val_fraction", "test_fraction", "fit_range")
+    own = {name: getattr(data, name) for name in names if hasattr(data, name)}
+    others = {name: getattr(before, name) for name in own}
+    if own != others and dataclasses.replace(data, **others) == before:
+        cut = ", ".join(f"data.{name}={value}" for name, value in others.items() if own[name] != value)
+        logger.warning("the run was cut by %s: some of what is judged now may be what it learnt from", cut)
 
 
 def with_tasks(command: Command, trust: bool) -> list[str]:

@@ -23,11 +23,11 @@ def with_choices_of_run(overrides: list[str], config_dir: Path | None) -> list[s
     typed. A policy that is no model needs no run: model=policy_ranker stands for what fits it."""
     from recsysml.runs import read_json, resolve_checkpoint
 
-    typed = dict(text.partition("=")[::2] for text in overrides)
+    typed = {text.partition("=")[0].lstrip("+"): text.partition("=")[2] for text in overrides}
     family, kinds = _judged(typed["eval"], config_dir) if "eval" in typed else (None, ())
     if {"model", "tasks"} & set(typed) or ("eval" in typed and family is None):
         return overrides
-    if typed.get("eval.policy", "model") != "model":
+    if typed.get("eval.policy", "model") != "model" and "checkpoint" not in typed:
         return ["model=policy_ranker", *overrides]
     root = Path(typed["outputs"]).expanduser() if typed.get("outputs") else outputs_dir()
     try:

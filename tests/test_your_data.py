@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     of = {
         "time": np.arange(n), "timestamp": np.arange(n), "user": random.integers(0, 30, n), "age": random.random(n),
         "item": random.integers(0, 20, n), "category": random.integers(0, 3, n), "request": np.arange(n) // 4,
-        "request_id": np.arange(n) // 4, "item_id": np.arange(n) % 20, "user_id": random.integers(0, 30, n),
+        "request_id": np.arange(n) // 4, "item_id": np.arange(n) % 20, "user_id": random.integers(30, 60, n),
         "shown": (np.arange(n) % 4 == 0).astype(int), "propensity": np.full(n, 0.25), "score": random.random(n),
         "click": random.integers(0, 2, n), "like": random.integers(0, 2, n),
     }  # fmt: skip
@@ -54,16 +54,31 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_command_of_the_page_runs(folder, own_outputs):
-    assert len(COMMANDS) == 6
+def test_every_command_of_the_page_runs(folder, own_outputs, capsys):
+    assert len(COMMANDS) == 8
     for command in COMMANDS:
         words = shlex.split(command)
         models = [word.partition("=")[2] for word in words if word.startswith("model=")]
         quick = [word for model in models for word in ["trainer.max_steps=2", "trainer.warmup_steps=0", *QUICK[model]]]
-        assert main([*words, *quick, "threads=1", "device=cpu", "tracker.mode=disabled"]) == 0, command
+        more = ["threads=1", "device=cpu", "tracker.mode=disabled"] if words[0] in ("train", "eval") else []
+        words = [word.replace("outputs/", f"{own_outputs}/") for word in words]
+        assert main([*words, *quick, *more]) == 0, command
     runs = sorted(map(results, (own_outputs / "train").iterdir()), key=lambda run: run["run"]["started"])
     assert [run["data"]["name"] for run in runs] == ["text", "interactions", "impressions", "shop", "logged_slates"]
     (judged,) = (own_outputs / "eval").iterdir()
     found, before = results(judged), runs[3]
     assert found["run"]["parents"] == [before["run"]["id"]]
     assert found["metrics"]["test/click/mce"]["segments"] > before["metrics"]["test/click/mce"]["segments"]
+
+    slates = pl.read_csv("slates.csv").with_columns(score=pl.when(pl.col("request_id") > 3).then("score"))
+    slates.write_csv("slates.csv")
+    capsys.readouterr()
+    assert main(["eval", "eval=policy", "+data.weights.click=3", "threads=1", "tracker.mode=disabled"]) == 0
+    said = capsys.readouterr().err
+    assert "numbers that are missing count as the mean of train: score 16" in said
+    assert "judged by the reward it was trained for, {'click': 1.0}; the data pay {'click': 3.0}" in said
+    capsys.readouterr()
+    assert main(["eval", "data.cohorts=[category]"]) == 2  # the newest run is a policy's
+    said = capsys.readouterr().err
+    assert "data.cohorts: there is no such key" in said
+    assert "model=policy_ranker, data=logged_slates are the newest run's; checkpoint=RUN takes another" in said

@@ -290,7 +290,9 @@ def _known(raw: RawImpressions, encoder: ImpressionEncoder) -> RawImpressions:
         for kind, kept in of_kind.items()
     }
     if dropped := sorted({name for kind in known for name in getattr(raw, kind) if name not in known[kind]}):
-        log.info("%s: not read, as the ranker was trained without: %s", raw.name, ", ".join(dropped))
+        log.info(
+            "%s: not read, as the ranker was not trained with what is here called so: %s", raw.name, ", ".join(dropped)
+        )
     return replace(raw, **known)
 
 

@@ -70,7 +70,10 @@ def load_slates(config: LoggedSlatesConfig) -> LoggedSlates:
 
     bounds = split_by_time(len(sizes), config.val_fraction, config.test_fraction, config.name)
     learnt = request < bounds["train" if config.fit_range == "train" else "val"][1]
-    columns = {name: _filled(_numbers(rows, name, path, empty=True), learnt) for name in config.dense}
+    numbers = {name: _numbers(rows, name, path, empty=True) for name in config.dense}
+    if said := ", ".join(f"{name} {missing:,}" for name, v in numbers.items() if (missing := int(np.isnan(v).sum()))):
+        log.warning("%s: numbers that are missing count as the mean of train: %s", config.name, said)
+    columns = {name: _filled(values, learnt) for name, values in numbers.items()}
     for name in config.categorical:
         columns |= _ones(config, rows[name], learnt)
     shape = (len(sizes), int(sizes.max()))

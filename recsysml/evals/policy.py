@@ -283,11 +283,12 @@ def evaluate_checkpoint(config: Any, checkpoint_dir: Path, run: Any) -> None:
     rows = rows_of(log, how.split)
     model, before = None, None
     if how.policy == "model":
-        machine = device.prepare(
-            device.resolve_device(config.device), "fp32", threads=config.threads, deterministic=True
-        )
+        on = device.resolve_device(config.device)
+        machine = device.prepare(on, "fp32", threads=config.threads, deterministic=True)
         opened = open_policy(checkpoint_dir, machine.device)
         weights = opened.model.rewards
+        if (pays := config.model.rewards(config.data)) != weights:
+            logger.warning("judged by the reward it was trained for, %s; the data pay %s", weights, pays)
         model, truth = _outputs(opened, log, rows, how, machine), None
         policy = np.exp(model[0])
         supervised = supervised_folder(checkpoint_dir)

@@ -56,6 +56,10 @@ class PolicyRankerConfig:
                 raise ConfigError(f"model.weights: {name} is no task here. {hint}There are {', '.join(types)}.")
         for name, weight in self.rewards(data).items():
             if weight and types[name] != "binary":
-                raise ConfigError(f"model.weights: {name} is no binary label, so it has no probability.")
+                group = "model" if self.weights else "data"
+                raise ConfigError(
+                    f"{group}.weights: {name} is no binary label, so it has no probability to be paid for; pay binary"
+                    " ones alone, such as +model.weights.click=1."
+                )
         if not any(self.rewards(data).values()):
             raise ConfigError("model.weights are all 0: nothing would be worth showing.")

@@ -320,7 +320,7 @@ def test_a_policy_that_is_no_model_is_judged_without_a_checkpoint(command, capsy
     assert abs(entry["value"] - entry["truth"]) < 4 * entry["stderr"]
 
 
-def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command, capsys):
+def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command, tmp_path, capsys):
     words = ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.supervised_steps=20", "eval.folds=2"]
     code, trained = command(
         "train", "model=policy_ranker", *words, "trainer.supervised_lrs=[3e-2]", "trainer.reward_model_trees=10"
@@ -333,9 +333,17 @@ def test_a_run_is_judged_again_with_its_supervised_ranker_beside_it(command, cap
         before, now = (results["metrics"][f"test/policy/{name}"] for results in (trained, again))
         assert now["value"] == pytest.approx(before["value"], rel=1e-5), name
         assert now["baseline"] == pytest.approx(before["baseline"], rel=1e-5), name
+    # a policy that is no model takes the data of a run that is named
+    from recsysml.cli import main
+
+    (home,) = tmp_path.glob("train/*")
+    assert main(["eval", f"checkpoint={home}", "eval.policy=uniform", "eval.folds=2", "tracker.mode=disabled"]) == 0
+    uniform = json.loads(max(tmp_path.glob("eval/*/results.json")).read_text())
+    assert (uniform["model"]["name"], uniform["run"]["parents"]) == ("uniform", [trained["run"]["id"]])
+    assert uniform["data"]["fingerprint"] == trained["data"]["fingerprint"]
     # what is judged without the run is checked all the same, before there is a directory
     code, last = command("eval", "++eval.policy=nonsense")
-    assert (code, last["run"]["id"]) == (2, again["run"]["id"])
+    assert (code, last["run"]["id"]) == (2, uniform["run"]["id"])
     assert "eval.policy=nonsense: it is one of model" in capsys.readouterr().err
 
 

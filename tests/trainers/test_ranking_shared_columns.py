@@ -141,6 +141,12 @@ def test_a_checkpoint_is_judged_with_a_part_of_its_data_changed(file, own_output
         more = found["test/click/mce"]["segments"] - before["test/click/mce"]["segments"]
         assert (more > 0) == (words == ["data.cohorts=[town]"])
     capsys.readouterr()
+    other = file.with_name("other.csv")
+    pl.read_csv(file).write_csv(other)
+    for words, warned in (["data.test_fraction=0.4"], True), (["data.test_fraction=0.4", f"data.path={other}"], False):
+        assert main([*asked, *words]) == 0
+        said = "the run was cut by data.test_fraction=0.2: some of what is judged now may be what it learnt from"
+        assert (said in capsys.readouterr().err) == warned
     for words, line in (
         ("data.cohorts=[village]", "data.cohorts: village is none of data.sparse"),
         ("data.val_fraction=2", "data.val_fraction=2"),
