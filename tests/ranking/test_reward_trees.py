@@ -66,6 +66,7 @@ def test_differences_within_a_slate_are_learnt_where_those_between_slates_hide_t
         return (values - values.mean(axis=1, keepdims=True))[held_out].ravel()
 
     assert np.corrcoef(within(found), within(probability))[0, 1] > 0.8
+    assert within(found).std() > 0.7 * within(2 * probability).std()  # so much takes more trees than the first
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -132,7 +132,8 @@ def test_a_checkpoint_is_judged_with_a_part_of_its_data_changed(file, own_output
     trained = train(configure(file), own_outputs)
     before = results(trained)["metrics"]
     asked = ["eval", f"checkpoint={trained}", "eval.baselines=[]", "tracker.mode=disabled"]
-    for words in (["data.cohorts=[town]"], ["data.user_columns=[group]"], ["+data.labels.late=real"]):
+    changes = ("data.cohorts=[town]", "data.user_columns=[group]", "+data.labels.late=real", "+data.hashed.town=8")
+    for words in ([change] for change in changes):
         known = set((own_outputs / "eval").glob("*"))
         assert main([*asked, *words]) == 0, words
         (judged,) = set((own_outputs / "eval").glob("*")) - known
