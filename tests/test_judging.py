@@ -107,6 +107,8 @@ def test_a_missing_table_of_questions_is_named_before_anything_is_written(models
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "piqa/validation.jsonl" in error
+    assert main([*command, "tasks=arc_easy", "data.val_fraction=2"]) == 2  # no run stands behind what is typed of data
+    assert "data.val_fraction=2" in capsys.readouterr().err
     assert not own_outputs.exists()
 
 

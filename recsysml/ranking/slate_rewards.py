@@ -27,6 +27,7 @@ from torch import nn
 from recsysml.data.progress import progress
 from recsysml.data.slate_batches import ShownBatches, ShownItems, slates
 from recsysml.data.slates import LoggedSlates
+from recsysml.errors import DataError
 from recsysml.ranking.policies import build
 from recsysml.ranking.reward_trees import Predict, RewardTrees
 from recsysml.schemas.policies import PolicyRankerConfig
@@ -58,8 +59,9 @@ def cross_fit(
     over the folds' models.
 
     rewards: task -> what one is worth. trees: of `trees`; hidden, dropout and steps: of `network`. share: of the
-    requests that may be learnt from, chosen at random. Each model stops where the loss of val is least. It leaves
-    torch's random state as it was.
+    requests that may be learnt from, chosen at random. Each model stops where the loss of val is least; where val is
+    learnt from, that of a tenth of its requests. It leaves torch's random state as it was. Raises DataError where there
+    is nothing to learn from, or to stop by.
     """
     log = _with_propensities(log)
     shown = ShownItems(log, list(rewards), places)
@@ -73,18 +75,26 @@ def cross_fit(
         learnt = learnt[drawn[shown.rows[learnt]]]
     val = shown.within(log.bounds["val"])[:_VAL]
     config = PolicyRankerConfig(hidden=list(hidden), dropout=dropout)
-    boosted = RewardTrees(shown, val, rewards, trees) if kind == "trees" else None
+    held = np.random.default_rng([seed, 9]).random(len(log)) < 0.1
+    boosted = RewardTrees(shown, rewards, trees) if kind == "trees" else None
     units = (steps if kind == "network" else 1) + len(log) // _BATCH
     with torch.random.fork_rng(), progress("fitting reward models", folds * units) as advance:
         for each in range(folds):
             own = learnt[fold[shown.rows[learnt]] != each]
+            if log.fit_range != "train":
+                own, val = own[~held[shown.rows[own]]], own[held[shown.rows[own]]][:_VAL]
+            if not (len(own) and len(val)):
+                raise DataError(
+                    f"{log.name}: {len(own)} shown items to fit a reward model to, and {len(val)} that say where to"
+                    " stop: give more data, or a larger trainer.reward_model_share"
+                )
             if boosted is None:
                 torch.manual_seed(seed + each)
                 model = build(config, log, rewards, shown.n_places).to(device)
                 _fit(model, shown, own, val, steps, seed + each, device, advance)
                 predict = _of_network(model, log, device)
             else:
-                predict = boosted.fit(own, seed + each)
+                predict = boosted.fit(own, val, seed + each)
                 advance(1)
             inside = np.flatnonzero((fold == each) | (fold == -1))
             for part in np.split(inside, range(_BATCH, len(inside), _BATCH)):

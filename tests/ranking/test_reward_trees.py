@@ -32,7 +32,7 @@ def fitted(log, seed, most=100):
     """What is learnt from, and what is then predicted of all requests."""
     shown = ShownItems(log, list(REWARDS))
     own = shown.within(log.fitted)
-    predict = RewardTrees(shown, shown.within(log.bounds["val"]), REWARDS, most).fit(own, seed)
+    predict = RewardTrees(shown, REWARDS, most).fit(own, shown.within(log.bounds["val"]), seed)
     return shown, own, predict(np.arange(len(log)))
 
 
@@ -76,7 +76,7 @@ def test_an_item_that_nothing_tells_from_others_brings_its_own_shrunk_mean(seed)
     random = np.random.default_rng(seed)
     shape = (2000, 6)
     candidates = np.argsort(random.random((2000, 12)), axis=1)[:, :6]
-    candidates[: int(0.8 * 2000)][candidates[: int(0.8 * 2000)] == 11] = 10  # the eleventh comes only later
+    candidates[: int(0.8 * 2000)][candidates[: int(0.8 * 2000)] == 11] = 10  # number 11 comes only later
     probability = np.linspace(0.1, 0.9, 12)[candidates] * 0.9
     log = log_of(np.zeros((*shape, 1)), np.ones(shape, bool), candidates, probability, seed, places=2)
     log.slate_actions[:, 1] *= 0  # below the top nothing is clicked
@@ -88,3 +88,30 @@ def test_an_item_that_nothing_tells_from_others_brings_its_own_shrunk_mean(seed)
     assert expected[11] == 0 and np.ptp(expected) > 0.2
     top = found[0, 0] - expected[candidates[0, 0]]
     assert np.allclose(found, top + expected[candidates], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_a_feature_says_of_an_item_is_not_said_twice(seed):
+    """x alone says what an item brings, so that nothing is left for the item itself."""
+    random = np.random.default_rng(seed)
+    candidates = np.argsort(random.random((6000, 12)), axis=1)[:, :4]
+    probability = np.array([0.1, 0.5, 0.9])[candidates % 3]
+    log = log_of((candidates % 3)[..., None], np.ones(candidates.shape, bool), candidates, probability, seed)
+    _, _, found = fitted(log, seed)
+    missed = np.bincount(candidates.ravel(), (found - 2 * probability).ravel()) / np.bincount(candidates.ravel())
+    assert np.abs(missed).max() < 0.12
+
+
+def test_a_candidate_is_described_by_all_that_is_known_of_it():
+    random = np.random.default_rng(3)
+    candidates = np.argsort(random.random((40, 9)), axis=1)[:, :5]
+    log = log_of(random.normal(size=(40, 5, 2)), np.ones((40, 5), bool), candidates, np.full((40, 5), 0.5), 3)
+    log.contexts[:], log.items[:] = random.normal(size=log.contexts.shape), random.normal(size=log.items.shape)
+    trees = RewardTrees(ShownItems(log, list(REWARDS)), REWARDS, 1)
+    rows, columns, places = np.array([7, 30]), np.array([4, 0]), np.array([0, 2])
+    for row, column, place, found in zip(rows, columns, places, trees._features(rows, columns, places), strict=True):
+        pairs = log.pairs[row]
+        expected = [log.contexts[row], log.items[candidates[row, column]], pairs[column]]
+        expected += [pairs[column] - pairs.mean(axis=0), pairs.mean(axis=0), pairs.std(axis=0)]
+        expected += [pairs.max(axis=0) - pairs[column], [place]]
+        assert np.allclose(found, np.concatenate(expected), atol=1e-5)

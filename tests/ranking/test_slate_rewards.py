@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recsysml.data import world, world_truth
+from recsysml.errors import DataError
 from recsysml.ranking import reward_trees, slate_rewards
 from recsysml.schemas.data import WorldConfig
 
@@ -89,3 +90,37 @@ def test_of_trees_as_many_are_used_as_val_is_best_with(monkeypatch):
         for trees in (10, 150)
     )
     assert many[log.mask].std() < 2 * few[log.mask].std()
+
+
+@pytest.mark.parametrize("how", [TREES, NETWORK | {"steps": 20}], ids=["trees", "network"])
+def test_nothing_is_read_of_test_nor_of_places_that_are_left_out(how):
+    log = world.load_slates(WorldConfig(users=100, items=100, events=4000))
+    changed = log.slate_actions.copy()
+    changed[log.bounds["test"][0] :] = 1 - changed[log.bounds["test"][0] :]
+    below = log.slate_actions.copy()
+    below[:, 1:] = 1 - below[:, 1:]
+    for places, actions in (("all", changed), ("top", below)):
+        other = dataclasses.replace(log, slate_actions=actions, actions=actions[:, 0])
+        asked = {"folds": 2, "places": places, "seed": 1, **how}
+        found = [slate_rewards.cross_fit(each, log.weights, **asked) for each in (log, other)]
+        assert np.array_equal(*found)
+
+
+def test_where_val_is_learnt_from_others_say_where_to_stop():
+    """Of coins few trees are best; a val that has been learnt from would take all there are."""
+    log = world.load_slates(WorldConfig(users=150, items=150, events=6000))
+    coins = (np.random.default_rng(5).random(log.actions.shape) < 0.5).astype(np.float32)
+    spread = []
+    for fit_range in ("train", "train_val"):
+        own = dataclasses.replace(log, slate=None, slate_actions=None, actions=coins, fit_range=fit_range)
+        q = slate_rewards.cross_fit(own, {"click": 1.0}, folds=2, places="top", seed=1, **TREES | {"trees": 150})
+        spread.append(q[own.mask].std())
+    assert spread[1] < 2 * spread[0]
+
+
+def test_too_little_to_learn_from_is_said():
+    log = world.load_slates(WorldConfig(users=100, items=100, events=4000))
+    with pytest.raises(
+        DataError, match=r"world: 0 shown items to fit a reward model to, .* trainer.reward_model_share"
+    ):
+        slate_rewards.cross_fit(log, log.weights, folds=2, places="all", seed=1, share=1e-9, **TREES)
