@@ -85,7 +85,13 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     # what is typed of a run's data means something only beside the rest of it: `merge` checks both together
     of_run = any(text.startswith("data=") for text in words[: len(words) - len(command.overrides)])
     part = of_run and any(text.lstrip("+").startswith("data.") for text in command.overrides)
-    asked = _composed(command, words, whole=not part)
+    try:
+        asked = configs.compose(words, command.config_dir, whole=not part)
+    except ConfigError as error:
+        if not part or any(text.startswith("checkpoint=") for text in command.overrides):
+            raise
+        taken = ", ".join(words[: len(words) - len(command.overrides)])
+        raise ConfigError(f"{error} ({taken}: those of the newest run; checkpoint=RUN takes another.)") from None
     policy = getattr(asked.eval, "policy", "model")
     no_run = policy != "model" and not any(text.startswith("checkpoint=") for text in command.overrides)
     if part and (asked.model.kind == "hf" or no_run):
@@ -117,19 +123,6 @@ def prepare(command: Command, *, trust: bool = False) -> Prepared:
     elif made_with is not None:
         _warn_of_another_cut(config.data, made_with.data)
     return Prepared(config, command, checkpoint, [home.name] if made_with else [])
-
-
-def _composed(command: Command, words: list[str], *, whole: bool) -> RunConfig:
-    """The config of these words. What the newest run does not have is an error that says whose choices they are."""
-    try:
-        return configs.compose(words, command.config_dir, whole=whole)
-    except ConfigError as error:
-        chosen = words[: len(words) - len(command.overrides)]
-        if not chosen or any(text.startswith("checkpoint=") for text in command.overrides):
-            raise
-        raise ConfigError(
-            f"{error} ({', '.join(chosen)} are the newest run's; checkpoint=RUN takes another.)"
-        ) from None
 
 
 def _warn_of_another_cut(data: Any, before: Any) -> None:

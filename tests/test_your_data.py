@@ -81,4 +81,7 @@ def test_every_command_of_the_page_runs(folder, own_outputs, capsys):
     assert main(["eval", "data.cohorts=[category]"]) == 2  # the newest run is a policy's
     said = capsys.readouterr().err
     assert "data.cohorts: there is no such key" in said
-    assert "model=policy_ranker, data=logged_slates are the newest run's; checkpoint=RUN takes another" in said
+    assert "model=policy_ranker, data=logged_slates: those of the newest run; checkpoint=RUN takes another" in said
+    for words in (["eval.policy=uniform", "data.evnts=3"], ["seed=some"]):  # nothing that a run has to do with
+        assert main(["eval", *words]) == 2
+        assert "newest run" not in capsys.readouterr().err
